@@ -1,0 +1,107 @@
+"""Names of things: scopes, record keys, memory ids, positions. Pure functions and small frozen types.
+
+A **memory id** is an integer below 2^53 (JavaScript and SQLite both hold it exactly):
+id space (5 bits, one per NATS cluster), block (32 bits, leased from `MEMSYNC_IDS`), number (16 bits).
+The block that a process leases at its start is also its **incarnation**, so no stamp is used twice.
+"""
+
+from __future__ import annotations
+
+import secrets
+from hashlib import blake2b
+from typing import NewType
+
+import msgspec
+
+from memsync import limits
+
+MemoryId = NewType("MemoryId", int)
+Incarnation = NewType("Incarnation", int)
+RecordKey = NewType("RecordKey", bytes)  # 16 bytes
+ScopeKey = NewType("ScopeKey", bytes)  # 16 bytes
+OperationKey = NewType("OperationKey", str)  # 1..128 printable characters
+
+ID_MAX = (1 << (limits.ID_SPACE_BITS + limits.ID_BLOCK_BITS + limits.ID_NUMBER_BITS)) - 1
+NUMBERS_PER_BLOCK = 1 << limits.ID_NUMBER_BITS
+
+ENVIRONMENTS = ("development", "staging", "production")
+
+
+class Scope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """Whose data it is. Every read and write names all four parts; nothing crosses them.
+
+    `organisation` is the organisation's id; `project` is "" for rows without a project;
+    `environment` is one of `ENVIRONMENTS`; `end_user` is the caller's own name for its user
+    ("" only for records that belong to an organisation and not to a user: keys, projects).
+    """
+
+    organisation: int
+    project: str
+    environment: str
+    end_user: str
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
+    """A place in the log: (stripe, generation of the stripe, sequence in that generation's stream)."""
+
+    stripe: int
+    generation: int
+    sequence: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _digest16(*parts: object) -> bytes:
+    return blake2b(_encode(parts), digest_size=16).digest()
+
+
+def scope_key(scope: Scope) -> ScopeKey:
+    """The 16 bytes that stand for a scope in the store and in the buckets of anti-entropy."""
+    return ScopeKey(_digest16(scope.organisation, scope.project, scope.environment, scope.end_user))
+
+
+def bucket_of(key: ScopeKey) -> int:
+    """The anti-entropy bucket of a scope, 0..1023."""
+    return int.from_bytes(key[:4], "big") % limits.BUCKETS
+
+
+def record_key_of_ref(kind: str, scope: Scope, client_ref: str) -> RecordKey:
+    """The key of a record that the caller named itself: equal names are equal records."""
+    return RecordKey(_digest16(kind, scope_key(scope), "ref", client_ref))
+
+
+def record_key_of_operation(kind: str, scope: Scope, key: OperationKey, index: int) -> RecordKey:
+    """The key of the `index`-th record that the operation `key` creates."""
+    return RecordKey(_digest16(kind, scope_key(scope), "key", key, index))
+
+
+def memory_id(space: int, block: int, number: int) -> MemoryId:
+    """Put an id together; raises `ValueError` where a part is out of its range."""
+    if not 0 <= space < 1 << limits.ID_SPACE_BITS:
+        raise ValueError(f"id space {space}: 0..{(1 << limits.ID_SPACE_BITS) - 1}")
+    if not 0 <= block < 1 << limits.ID_BLOCK_BITS:
+        raise ValueError(f"id block {block}: 0..{(1 << limits.ID_BLOCK_BITS) - 1}")
+    if not 0 <= number < NUMBERS_PER_BLOCK:
+        raise ValueError(f"id number {number}: 0..{NUMBERS_PER_BLOCK - 1}")
+    return MemoryId((space << limits.ID_BLOCK_BITS | block) << limits.ID_NUMBER_BITS | number)
+
+
+def block_of(identifier: int) -> int:
+    """The block that an id was taken from."""
+    return (identifier >> limits.ID_NUMBER_BITS) & ((1 << limits.ID_BLOCK_BITS) - 1)
+
+
+def new_operation_key() -> OperationKey:
+    """A key of our own for a request that came without one: 128 random bits, marked as ours."""
+    return OperationKey("~" + secrets.token_hex(16))
+
+
+def user_number(scope: Scope) -> int:
+    """The stable integer below 2^53 that stands for the end user in answers (`user_id`)."""
+    return int.from_bytes(_digest16("user", scope.organisation, scope.end_user)[:7], "big") >> 3
+
+
+def secret_hash(secret: str) -> bytes:
+    """What is stored of an API key: 32 bytes. The key has 160 random bits, so one plain hash is enough."""
+    return blake2b(secret.encode(), digest_size=32, person=b"memsync-api-key").digest()
