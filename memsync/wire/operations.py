@@ -1,0 +1,215 @@
+"""What the log carries: frames of writes of operations. The format is final; `SCHEMA` names it.
+
+    Frame      one log message: the writes of several callers, from one coordinator (group commit)
+      Write    one caller's request: atomic, with its operation key, stamp, actor and reason
+        Operation   a small partial record, to be joined into the record of the same key
+
+All structs are msgpack arrays: field order is the format. An unknown field, tag or length is an error,
+never skipped: a replica that skips what it does not know diverges. Golden bytes are kept in
+`tests/unit/wire/golden/`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import msgspec
+
+from memsync.ids import OperationKey, RecordKey, Scope
+
+SCHEMA = 1
+KEY_ID_CLEAR = 0  # envelopes that are not sealed
+
+
+class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """How every part of the format is encoded."""
+
+
+class Stamp(_Array, frozen=True, order=True):
+    """When and by whom a register was written: compared by time, then by incarnation.
+
+    `time` is a hybrid logical clock: milliseconds since 1970 in the upper bits, a 16-bit counter below.
+    """
+
+    time: int
+    incarnation: int
+
+
+class Envelope(_Array, frozen=True):
+    """Content of a person's: msgpack bytes, sealed with the key `key_id`, or clear where it is 0."""
+
+    key_id: int
+    data: bytes
+
+
+class Vector(_Array, frozen=True):
+    """An embedding with the name of its model; `values` is little-endian float16, (dim,)."""
+
+    model: str
+    values: bytes
+
+
+class Content(_Array, frozen=True):
+    """What an `Envelope` of a memory holds. `terms` are stemmed words with their counts."""
+
+    text: str
+    metadata: dict[str, Any] | None = None
+    summary: str | None = None
+    terms: dict[str, int] | None = None
+    vector: Vector | None = None
+
+
+class MemoryOrigin(_Array, frozen=True, tag="memory"):
+    """A memory as it was created. Times are milliseconds since 1970; `place` is that in its bulk."""
+
+    operation_key: OperationKey
+    request_hash: bytes
+    content: Envelope
+    text_hash: bytes
+    created_at_ms: int
+    occurred_at_ms: int | None
+    expires_at_ms: int | None
+    place: int
+    client_ref: str | None
+    session_id: str | None
+    role: str | None
+    source: str | None
+    event_type: str | None
+    tags: list[str]
+    importance: float
+    is_summary: bool
+
+
+class ApiKeyOrigin(_Array, frozen=True, tag="api_key"):
+    """An API key as it was created. `hash` is that of the secret; `project` "" is any project."""
+
+    hash: bytes
+    prefix: str
+    name: str
+    environment: str
+    scopes: list[str]
+    project: str
+    tier: str
+    created_at_ms: int
+    expires_at_ms: int | None
+
+
+class OrganisationOrigin(_Array, frozen=True, tag="organisation"):
+    """An organisation as it was created."""
+
+    slug: str
+    name: str
+    created_at_ms: int
+
+
+class ProjectOrigin(_Array, frozen=True, tag="project"):
+    """A project of an organisation as it was created; `slug` is what `X-Project-ID` says."""
+
+    slug: str
+    name: str
+    created_at_ms: int
+
+
+Origin: TypeAlias = MemoryOrigin | ApiKeyOrigin | OrganisationOrigin | ProjectOrigin
+
+# The registers of each kind of record, beside its origin. A name that is not here is unknown.
+REGISTERS: dict[str, frozenset[str]] = {
+    "memory": frozenset(
+        {
+            "deleted", "event_type", "expires_at_ms", "importance", "metadata",
+            "source", "summary", "tags", "tier", "vector",
+        }
+    ),
+    "api_key": frozenset({"expires_at_ms", "limits", "name", "revoked", "scopes"}),
+    "organisation": frozenset({"ack", "name"}),
+    "project": frozenset({"archived", "name"}),
+}  # fmt: skip
+
+
+class Create(_Array, frozen=True, tag=1):
+    """Make a record, known by these ids."""
+
+    record: RecordKey
+    scope: Scope
+    ids: list[int]
+    origin: Origin
+
+
+class Update(_Array, frozen=True, tag=2):
+    """Write registers; each value is the msgpack of what it becomes."""
+
+    record: RecordKey
+    scope: Scope
+    kind: str
+    registers: dict[str, bytes]
+
+
+class Purge(_Array, frozen=True, tag=3):
+    """Take a record's content away for good; nothing brings it back."""
+
+    record: RecordKey
+    scope: Scope
+    kind: str
+
+
+class Count(_Array, frozen=True, tag=4):
+    """Raise counters (name -> store incarnation -> count so far) and maxima (name -> value)."""
+
+    record: RecordKey
+    scope: Scope
+    kind: str
+    counters: dict[str, dict[int, int]]
+    maxima: dict[str, int]
+
+
+class Attach(_Array, frozen=True, tag=5):
+    """Add elements to add-only sets: name -> operation key -> msgpack of the element."""
+
+    record: RecordKey
+    scope: Scope
+    kind: str
+    elements: dict[str, dict[str, bytes]]
+
+
+Operation: TypeAlias = Create | Update | Purge | Count | Attach
+
+
+class ItemOutcome(_Array, frozen=True):
+    """What became of one item of a request: status, the ids it is answered with, and why."""
+
+    status: str
+    ids: list[int]
+    reason: str | None = None
+
+
+class Write(_Array, frozen=True):
+    """One caller's request: joined whole or not at all.
+
+    `key` is its operation key, looked up before anything else when it is repeated within `kept_s`
+    seconds of the stamp; `request_hash` tells a repeat from another request with the same key;
+    `outcome` is what a repeat is answered from.
+    """
+
+    key: OperationKey
+    request_hash: bytes
+    kept_s: int
+    scope: Scope
+    actor: str
+    reason: str
+    stamp: Stamp
+    outcome: list[ItemOutcome]
+    operations: list[Operation]
+
+
+class Frame(_Array, frozen=True):
+    """One log message. (`incarnation`, `number`) is unique for ever and is its `Nats-Msg-Id`."""
+
+    schema: int
+    incarnation: int
+    number: int
+    writes: list[Write]
+
+
+def frame_id(frame: Frame) -> str:
+    """The `Nats-Msg-Id` of a frame, the same in every stripe that it is tried on."""
+    return f"{frame.incarnation:x}.{frame.number:x}"
