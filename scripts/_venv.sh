@@ -1,0 +1,121 @@
+# Sourced by the other scripts: makes .venv at the top of the repository and fills it from a lock file.
+#
+#   . scripts/_venv.sh
+#   ensure_venv runtime|test      sets PYTHON
+#
+# Quick when nothing has changed (a checksum is compared). Two at once wait for each other. The stamp is
+# written last, so that an install that was cut short is never taken for a whole one.
+
+TOP="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+PYTHON="$TOP/.venv/bin/python"
+
+ensure_venv() {
+    local kind="$1" lock stamp wanted
+    case "$kind" in
+        runtime) lock="$TOP/config/lock.txt" ;;
+        test) lock="$TOP/config/lock-test.txt" ;;
+    esac
+    stamp="$TOP/.venv/installed-$kind"
+    wanted="$(sha256sum <"$lock") $TOP"
+    [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$PYTHON" ] && return 0
+    (
+        flock -n 9 || { echo "waiting for another install of $TOP/.venv" && flock 9; }
+        [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
+        _install "$lock" "$stamp" "$wanted"
+    ) 9<"$TOP/scripts/_venv.sh"
+}
+
+_install() {
+    local lock="$1" stamp="$2" wanted="$3" begin=$SECONDS
+    trap '_interrupted' INT TERM
+    rm -f "$stamp"
+    if ! compgen -G "$TOP/.venv/installed-*" >/dev/null; then
+        rm -rf "$TOP/.venv" # of an install that was cut short
+        _make_venv
+    fi
+    _install_packages "$lock"
+    _install_project
+    echo "$wanted" >"$stamp.new" && mv "$stamp.new" "$stamp"
+    # What tests need includes what memsync needs.
+    [ "$stamp" = "$TOP/.venv/installed-runtime" ] ||
+        echo "$(sha256sum <"$TOP/config/lock.txt") $TOP" >"$TOP/.venv/installed-runtime"
+    echo "installed in $((SECONDS - begin)) s"
+}
+
+_make_venv() {
+    local python
+    python="$(_find_python)"
+    echo "making $TOP/.venv with $python"
+    "$python" -m venv "$TOP/.venv"
+}
+
+_find_python() {
+    local candidate
+    for candidate in python3.11 /usr/bin/python3.11 python3; do
+        "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || continue
+        if ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+            echo "$candidate has no ensurepip. Install it with: apt-get install python3.11-venv" >&2
+            exit 2
+        fi
+        command -v "$candidate"
+        return
+    done
+    echo "Python 3.11 is needed. Install it with: apt-get install python3.11 python3.11-venv" >&2
+    exit 2
+}
+
+_install_packages() {
+    local lock="$1" total log="$TOP/.venv/install.log"
+    total="$(grep -c '^[A-Za-z]' "$lock")"
+    echo "installing $total packages from ${lock#"$TOP"/} (about 340 MB)"
+    if ! "$PYTHON" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+        --require-hashes --only-binary :all: -r "$lock" 2>&1 | tee "$log" | _show_progress "$total"; then
+        echo "The install failed; its whole log is $log. Its last lines:" >&2
+        tail -n 5 "$log" >&2
+        exit 1
+    fi
+}
+
+# One line for each package that pip collects: rewritten on a terminal, every tenth in a file.
+_show_progress() {
+    local terminal=0
+    [ -t 1 ] && terminal=1
+    awk -v total="$1" -v terminal="$terminal" '
+        /^(Collecting|Requirement already satisfied:)/ {
+            count++
+            name = $1 == "Collecting" ? $2 : $4
+            sub(/==.*/, "", name)
+            if (terminal) printf "\r\033[K  %d/%d %s", count, total, name
+            else if (count % 10 == 0) printf "  %d/%d %s\n", count, total, name
+            fflush()
+        }
+        /^Installing collected packages/ {
+            printf terminal ? "\r\033[K  unpacking" : "  unpacking\n"
+            fflush()
+        }
+        END { if (terminal) printf "\r\033[K" }'
+}
+
+# The project itself: a path file and the command. Needs no build tool and no network, and what is
+# edited here is what runs.
+_install_project() {
+    local packages
+    packages="$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+    echo "$TOP" >"$packages/memsync.pth"
+    cat >"$TOP/.venv/bin/memsync" <<END
+#!$PYTHON
+import sys
+
+from memsync.cli.main import main
+
+sys.exit(main())
+END
+    chmod +x "$TOP/.venv/bin/memsync"
+}
+
+_interrupted() {
+    echo >&2
+    compgen -G "$TOP/.venv/installed-*" >/dev/null || rm -rf "$TOP/.venv"
+    echo "interrupted; nothing half-made is left" >&2
+    exit 130
+}
