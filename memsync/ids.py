@@ -102,6 +102,16 @@ def user_number(scope: Scope) -> int:
     return int.from_bytes(_digest16("user", scope.organisation, scope.end_user)[:7], "big") >> 3
 
 
+def organisation_id(slug: str) -> int:
+    """The id of an organisation, from its slug, so that two who make it at once make the same."""
+    return int.from_bytes(_digest16("organisation", slug)[:7], "big") >> 3
+
+
+def project_id(organisation: int, slug: str) -> str:
+    """The id of a project, from its slug: `proj_` and 16 hex digits."""
+    return "proj_" + _digest16("project", organisation, slug)[:8].hex()
+
+
 def secret_hash(secret: str) -> bytes:
     """What is stored of an API key: 32 bytes. The key has 160 random bits, so one plain hash is enough."""
     return blake2b(secret.encode(), digest_size=32, person=b"memsync-api-key").digest()

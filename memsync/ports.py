@@ -68,6 +68,47 @@ class StoredOperation(msgspec.Struct, frozen=True):
     outcome: list[ItemOutcome]
 
 
+class RawMessage(msgspec.Struct, frozen=True):
+    """A log message as it lies in a stripe."""
+
+    position: Position
+    data: bytes
+
+
+class Log(Protocol):
+    """The stripes of a cell. Order holds inside one generation of a stripe and nowhere else."""
+
+    def connected(self) -> bool:
+        """Whether the bus can be asked at all."""
+        ...
+
+    async def publish(
+        self,
+        stripe: int,
+        message_id: str,
+        data: bytes,
+        *,
+        record: RecordKey | None = None,
+        after: int | None = None,
+        timeout_s: float,
+    ) -> Position:
+        """Store one frame on a majority of servers (fsynced). The same `message_id` within the duplicate
+        window answers the first one's position. Raises `NoStripeLeader` or `Unavailable` where it is
+        certain that nothing was stored, `VersionConflict` where `after` is not the last sequence of
+        `record`'s subject, and `OutcomeUnknown` else; so does a cancelled call end."""
+        ...
+
+    async def fetch(self, start: Position) -> list[RawMessage]:
+        """Messages from `start` on, in order, as many as one batch holds; [] at the end of whichever
+        server answered, which may be behind. Any one surviving server answers. Raises `Unavailable`."""
+        ...
+
+    async def last_of_record(self, stripe: int, record: RecordKey) -> int:
+        """The sequence of the last message on the record's own subject, as the stripe's leader knows
+        it; 0 for none. Raises `NoStripeLeader`."""
+        ...
+
+
 class Store(Protocol):
     """The local state. Reads see whole batches only: a write's records appear together."""
 
@@ -81,8 +122,8 @@ class Store(Protocol):
         transaction began, nothing was applied. Durable against a crash of the process."""
         ...
 
-    async def positions(self) -> dict[int, Position]:
-        """Applied positions by stripe, as of the last committed batch."""
+    async def positions(self) -> dict[tuple[int, int], int]:
+        """(stripe, generation) -> the last applied sequence, as of the last committed batch."""
         ...
 
     async def record(self, key: RecordKey) -> Record | None:
@@ -187,6 +228,6 @@ class HotIndex(Protocol):
 
 
 __all__ = [
-    "Answer", "Backend", "Change", "Embedder", "Hit", "HotIndex", "LoggedFrame", "Question",
-    "Scope", "Store", "StoredOperation",
+    "Answer", "Backend", "Change", "Embedder", "Hit", "HotIndex", "Log", "LoggedFrame", "Question",
+    "RawMessage", "Scope", "Store", "StoredOperation",
 ]  # fmt: skip

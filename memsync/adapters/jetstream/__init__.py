@@ -1,0 +1,1 @@
+"""The bus: nats-py and JetStream. What was measured of them is in the design's jetstream.md."""

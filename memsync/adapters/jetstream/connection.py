@@ -1,0 +1,120 @@
+"""Connections to the bus, with the options that its failure modes ask for.
+
+`pending_size=0` makes a publish fail at once while there is no connection (the default buffers it in
+silence and sends it later); reconnects never give up; the watchdog aborts a transport whose server
+froze (nats.py #671: without it a reconnect can hang for minutes).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from memsync import limits
+from memsync.config import NatsSettings
+from memsync.errors import ConfigurationError, Unavailable
+from memsync.telemetry import describe, logger
+
+CONNECT_TIMEOUT_S = 5.0
+
+
+def read_credentials(path: str) -> dict[str, str]:
+    """The options of `nats.connect` that a credentials file stands for; {} for no file."""
+    if not path:
+        return {}
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        options = {"user": found["user"], "password": found["password"]}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigurationError(
+            f"nats.credentials: {path} is not a readable file with user and password"
+        ) from error
+    if found.get("inbox_prefix"):
+        options["inbox_prefix"] = found["inbox_prefix"]
+    return options
+
+
+async def connect(
+    settings: NatsSettings,
+    name: str,
+    *,
+    servers: Sequence[str] | None = None,
+    credentials: str | None = None,
+    wait_s: float = CONNECT_TIMEOUT_S,
+) -> Client:
+    """A connection, to the first of `servers` that answers; raises `Unavailable` after `wait_s`.
+
+    Wrong credentials end in the same error: nats-py tries for ever on a cluster, so its last error
+    is put into the message. `credentials` names another file than the settings' own.
+    """
+    client = Client()
+    options = read_credentials(settings.credentials if credentials is None else credentials)
+
+    async def note(error: Exception) -> None:
+        logger().warning("bus.connection_failed", connection=name, **describe(error))
+
+    try:
+        await asyncio.wait_for(
+            client.connect(
+                servers=list(servers or settings.servers),
+                name=name,
+                dont_randomize=True,
+                pending_size=0,
+                max_reconnect_attempts=-1,
+                reconnect_time_wait=0.25,  # type: ignore[arg-type]
+                connect_timeout=1,
+                ping_interval=5,
+                max_outstanding_pings=2,
+                error_cb=note,
+                **options,  # type: ignore[arg-type]
+            ),
+            wait_s,
+        )
+    except (TimeoutError, NatsError, OSError) as error:
+        reason = client.last_error or error
+        await close(client)
+        raise Unavailable(
+            f"no NATS server of {', '.join(settings.servers)} let {name} in within {wait_s} s: "
+            f"{type(reason).__name__} {reason}"
+        ) from error
+    return client
+
+
+async def close(client: Client) -> None:
+    """End a connection in whatever state it is."""
+    try:
+        await asyncio.wait_for(client.close(), 1.0)
+    except (TimeoutError, NatsError, OSError) as error:
+        logger().info("bus.close_failed", **describe(error))
+
+
+async def watchdog(client: Client) -> None:
+    """Abort the transport of a connection that no longer answers, until the client is closed.
+
+    Uses a private attribute of nats-py, whose version is pinned for it.
+    """
+    while not client.is_closed:
+        await asyncio.sleep(limits.NATS_WATCHDOG_S)
+        if client.is_connected:
+            try:
+                await client.rtt(timeout=limits.NATS_RTT_TIMEOUT_S)  # type: ignore[arg-type]
+                continue
+            except (NatsError, OSError, TimeoutError, AttributeError):
+                pass  # no answer: abort below
+        elif not client.is_reconnecting:
+            continue
+        _abort(client)
+
+
+def _abort(client: Client) -> None:
+    writer = getattr(client._transport, "_io_writer", None)
+    if writer is None:
+        return
+    if client.is_connected or writer.transport.is_closing():
+        logger().warning("bus.connection_aborted", server=str(client.connected_url))
+        writer.transport.abort()

@@ -1,0 +1,159 @@
+"""`ports.Log` on JetStream: publishing frames, reading them back, and hearing them as they are stored.
+
+Reading is by batch direct get, which any one surviving server answers; hearing is a plain subscription
+to the republish subject. No consumers: they need a quorum to be made, and ordered ones break.
+A log message carries `Nats-Msg-Id` and nothing of a caller's headers, ever (a wrong
+`Nats-Expected-Last-Msg-Id` stops a stream for good).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable
+
+import nats.errors
+import nats.js.errors as jetstream_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from memsync import limits
+from memsync.errors import NoStripeLeader, OutcomeUnknown, Unavailable, VersionConflict
+from memsync.ids import Position, RecordKey
+from memsync.ports import RawMessage
+from memsync.wire.subjects import CellName
+
+CODES_OF_CONFLICT = {10071, 10164}  # wrong last sequence; several at once on one subject
+CODE_FULL = 10077
+
+
+class JetStreamLog:
+    """See `ports.Log`. One per connection."""
+
+    def __init__(self, client: Client, cell: CellName) -> None:
+        self._client = client
+        self._cell = cell
+        self._jetstream = client.jetstream()
+
+    def connected(self) -> bool:
+        """Whether the connection is up right now."""
+        return bool(self._client.is_connected)
+
+    async def publish(
+        self,
+        stripe: int,
+        message_id: str,
+        data: bytes,
+        *,
+        record: RecordKey | None = None,
+        after: int | None = None,
+        timeout_s: float,
+    ) -> Position:
+        """Store one frame; see `ports.Log.publish` for what each error means."""
+        subject = self._cell.log(stripe) if record is None else self._cell.record(stripe, record)
+        headers = {"Nats-Msg-Id": message_id}
+        if after is not None:
+            headers["Nats-Expected-Last-Subject-Sequence"] = str(after)
+        try:
+            ack = await self._jetstream.publish(subject, data, timeout=timeout_s, headers=headers)
+        except jetstream_errors.NoStreamResponseError as error:
+            raise NoStripeLeader(f"stripe {stripe} has no leader; nothing was written") from error
+        except (
+            nats.errors.OutboundBufferLimitError,
+            nats.errors.ConnectionReconnectingError,
+        ) as error:
+            raise Unavailable("no connection to the bus; nothing was written") from error
+        except jetstream_errors.APIError as error:
+            raise _refusal(stripe, error) from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise OutcomeUnknown(
+                f"stripe {stripe} did not answer within {timeout_s} s; repeat with the same key"
+            ) from error
+        generation = self._cell.generation_of(stripe, ack.stream)
+        if generation is None:
+            raise OutcomeUnknown(f"stripe {stripe}: stored by a stranger, {ack.stream}")
+        return Position(stripe, generation, ack.seq)
+
+    async def fetch(self, start: Position) -> list[RawMessage]:
+        """One batch from `start` on, in order; [] at the end of whichever server answered."""
+        stream = self._cell.stream(start.stripe, start.generation)
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox)
+        request = {
+            "seq": max(start.sequence, 1),
+            "batch": limits.FETCH_BATCH_MESSAGES,
+            "max_bytes": limits.FETCH_BATCH_BYTES,
+        }
+        found: list[RawMessage] = []
+        try:
+            await self._client.publish(
+                f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox
+            )
+            while True:
+                message = await subscription.next_msg(timeout=limits.FETCH_TIMEOUT_S)
+                headers = message.headers or {}
+                if "Status" in headers or "Nats-Sequence" not in headers:
+                    return _checked(stream, headers, found)
+                position = Position(start.stripe, start.generation, int(headers["Nats-Sequence"]))
+                found.append(RawMessage(position, message.data))
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            if found:
+                return found
+            raise Unavailable(
+                f"{stream}: no server answers reads ({type(error).__name__})"
+            ) from error
+        finally:
+            await _unsubscribe(subscription)
+
+    async def last_of_record(self, stripe: int, record: RecordKey) -> int:
+        """The last sequence on a record's own subject; 0 for none."""
+        subject = self._cell.record(stripe, record)
+        try:
+            stream = await self._jetstream.find_stream_name_by_subject(subject)
+            message = await self._jetstream.get_last_msg(stream, subject, direct=False)
+        except jetstream_errors.NotFoundError:
+            return 0
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise NoStripeLeader(
+                f"stripe {stripe} has no leader ({type(error).__name__}); nothing was written"
+            ) from error
+        return message.seq or 0
+
+    async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
+        """Call `heard` with every frame as it is stored, in the order of the server heard from; gaps
+        are possible and the listener's to fill. Lives as long as the connection."""
+
+        async def take(message: Msg) -> None:
+            headers = message.headers or {}
+            generation = self._cell.generation_of(stripe, headers.get("Nats-Stream", ""))
+            if generation is not None:
+                position = Position(stripe, generation, int(headers["Nats-Sequence"]))
+                heard(RawMessage(position, message.data))
+
+        await self._client.subscribe(self._cell.tail_all(stripe), cb=take)
+
+
+def _checked(stream: str, headers: dict[str, str], found: list[RawMessage]) -> list[RawMessage]:
+    """What an end marker means: 204 end of batch, 404 nothing there; others are errors."""
+    status = headers.get("Status", "")
+    if status in ("204", "404", ""):
+        return found
+    raise Unavailable(f"{stream}: read refused with {status} {headers.get('Description', '')}")
+
+
+def _refusal(stripe: int, error: jetstream_errors.APIError) -> Exception:
+    """A PubAck that is an error: nothing was stored."""
+    if error.err_code in CODES_OF_CONFLICT:
+        return VersionConflict(f"stripe {stripe}: the record was changed by another")
+    if error.err_code == CODE_FULL:
+        return Unavailable(f"stripe {stripe} is full ({error.description}); nothing was written")
+    if error.code == 503:
+        return OutcomeUnknown(f"stripe {stripe}: {error.description}")
+    return Unavailable(f"stripe {stripe} refused: {error.err_code} {error.description}")
+
+
+async def _unsubscribe(subscription: object) -> None:
+    try:
+        await subscription.unsubscribe()  # type: ignore[attr-defined]
+    except (nats.errors.Error, OSError, asyncio.InvalidStateError):
+        pass  # the connection is gone, and the subscription with it
