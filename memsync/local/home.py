@@ -107,7 +107,7 @@ class Owner:
 
 def from_environment(environment: Mapping[str, str]) -> Home:
     """The home that the environment names, else `.memsync` in the current folder."""
-    return Home(Path(environment.get(HOME_VARIABLE) or HOME_DEFAULT).absolute())
+    return Home(Path(environment.get(HOME_VARIABLE) or HOME_DEFAULT).resolve())
 
 
 def make(home: Home) -> None:

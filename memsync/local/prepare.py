@@ -21,8 +21,8 @@ def prepared(home: Home, chosen: Ports, *, fresh: bool = False) -> Iterator[None
     Raises `ConfigurationError` with one line that says what stands in the way; then nothing was
     started, and nothing that was there before is changed.
     """
-    os.umask(0o077)  # the children inherit it
     with ExitStack() as stack:
+        stack.callback(os.umask, os.umask(0o077))  # what is started inherits it
         try:
             homes.make(home)
             stack.enter_context(homes.locked(home))

@@ -23,7 +23,8 @@ import honcho.environ
 import honcho.manager
 from honcho.printer import Message
 
-PROCFILE = Path(__file__).parents[2] / "Procfile"
+TOP = Path(__file__).parents[2]
+PROCFILE = TOP / "Procfile"
 KILL_WAIT_S = 20  # honcho's own 5 s are less than a peer may need; the keepers kill after 10 s
 BUS_WAIT_S = 6.0  # how long nats-servers wait for the others at the end
 POLL_S = 0.02
@@ -145,12 +146,12 @@ class Cluster(honcho.manager.Manager):  # type: ignore[misc]  # honcho is not ty
         return code
 
 
-def load(cluster: Cluster, environment: dict[str, str]) -> list[str]:
-    """Add every process of the Procfile; returns their names."""
-    procfile: Any = honcho.environ.parse_procfile(PROCFILE.read_text(encoding="utf-8"))
-    for name, command in procfile.processes.items():
-        cluster.add_process(name, command, env=environment, cwd=str(PROCFILE.parent))
-    return list(procfile.processes)
+def load(cluster: Cluster, environment: dict[str, str], procfile: Path = PROCFILE) -> list[str]:
+    """Add every process of a Procfile, to be run at the top of the repository; returns the names."""
+    parsed: Any = honcho.environ.parse_procfile(procfile.read_text(encoding="utf-8"))
+    for name, command in parsed.processes.items():
+        cluster.add_process(name, command, env=environment, cwd=str(TOP))
+    return list(parsed.processes)
 
 
 def environment_for(home: Path, offset: int) -> dict[str, str]:

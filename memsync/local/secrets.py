@@ -71,6 +71,7 @@ def _found(home: Home, members: list[str]) -> None:
     write_private(home.key, key + "\n")
     draft = home.genesis.with_name(f"{home.genesis.name}.new")
     genesis.write(draft, document)
+    draft.chmod(0o600)
     draft.replace(home.genesis)
 
 
