@@ -70,10 +70,10 @@ IMPURE = frozenset(
 # Where a broad `except` may stand, by file and function, and why (E4). One that ends in a bare
 # `raise` swallows nothing and needs no permission.
 BROAD_EXCEPTS = {
-    (
-        "memsync/gateway/middleware.py",
-        "__call__",
-    ): "the top of a request: its caller gets an answer",
+    ("memsync/engine/recall/embedding.py", "_embed"): "a recall stage: goes on by words, tagged",
+    ("memsync/engine/recall/loading.py", "_load"): "a recall stage: the scope is loaded next time",
+    ("memsync/engine/recall/pipeline.py", "_search"): "a recall stage: no hits, tagged",
+    ("memsync/gateway/middleware.py", "__call__"): "the top of a request: it gets an answer",
 }
 
 ENTRY_POINTS = {"memsync.cli.main", "memsync.local.up", "memsync.local.down"}
