@@ -157,7 +157,7 @@ class KeyCreateRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
 
     name: str = ""
     environment: str = "development"
-    scopes: list[str] = ["memory:*"]
+    scopes: list[str] = msgspec.field(default_factory=lambda: ["memory:*"])
     project_id: str | None = None
     rate_limit_tier: str = "pro"
     expires_at: str | None = None
