@@ -43,6 +43,7 @@ DUPLICATE_WINDOW_S = 600
 LOG_AGE_MAX_S = 7 * 86_400
 PUBLISH_TIMEOUT_S = 0.3
 COVER_TIMEOUT_S = 0.3
+FRAME_S_MAX = 5.0  # after that a frame is given up, whatever its writers' deadlines are
 FETCH_BATCH_MESSAGES = 500
 FETCH_BATCH_BYTES = 8 * 1024 * 1024
 FETCH_TIMEOUT_S = 1.0

@@ -6,7 +6,7 @@ contract tests run against the real adapter and the in-memory one (tests/contrac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from memsync.core.records import Record
 from memsync.ids import OperationKey, Position, RecordKey, Scope, ScopeKey
-from memsync.wire.operations import Frame, ItemOutcome, Stamp
+from memsync.wire.operations import Frame, ItemOutcome, RawMessage, Stamp
 from memsync.wire.requests import ForgetFilters, QueryFilters
 
 
@@ -68,13 +68,6 @@ class StoredOperation(msgspec.Struct, frozen=True):
     outcome: list[ItemOutcome]
 
 
-class RawMessage(msgspec.Struct, frozen=True):
-    """A log message as it lies in a stripe."""
-
-    position: Position
-    data: bytes
-
-
 class Log(Protocol):
     """The stripes of a cell. Order holds inside one generation of a stripe and nowhere else."""
 
@@ -106,6 +99,76 @@ class Log(Protocol):
     async def last_of_record(self, stripe: int, record: RecordKey) -> int:
         """The sequence of the last message on the record's own subject, as the stripe's leader knows
         it; 0 for none. Raises `NoStripeLeader`."""
+        ...
+
+    async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
+        """From now on call `heard` with every frame as it is stored. Gaps are possible and the
+        listener's to fill; so are repeats. Ends with the connection."""
+        ...
+
+
+class Marks(Protocol):
+    """Watermarks between the members of a cell: unordered, may be lost or doubled, never stored."""
+
+    async def tell(self, data: bytes) -> None:
+        """Send this member's watermark to all; raises `Unavailable` where there is no connection."""
+        ...
+
+    async def listen(self, heard: Callable[[bytes], None]) -> None:
+        """From now on call `heard` with every member's, this one's included."""
+        ...
+
+
+class StripeState(msgspec.Struct, frozen=True):
+    """What the meta leader knows of a stripe's stream. `servers` are those that hold it."""
+
+    stripe: int
+    generation: int
+    leader: str | None
+    servers: tuple[str, ...]
+    first_sequence: int
+    last_sequence: int
+
+
+class Streams(Protocol):
+    """The streams of a cell as things to be made and looked after. Every call raises `Unavailable`
+    where the bus cannot say; each may be repeated."""
+
+    async def generation(self, stripe: int) -> int | None:
+        """The highest generation of a stripe that there is; None where there is no stream at all."""
+        ...
+
+    async def state(self, stripe: int, generation: int) -> StripeState:
+        """The stream of a generation as it is now."""
+        ...
+
+    async def create(self, stripe: int, generation: int) -> None:
+        """Make a generation of a stripe; it is fine if somebody else just did."""
+        ...
+
+    async def ids_end(self) -> int | None:
+        """The last id block that was handed out; None where the stream of ids does not exist."""
+        ...
+
+    async def create_ids(self, first_block: int) -> None:
+        """Make the stream of ids so that its first block is `first_block`."""
+        ...
+
+    async def delete_ids(self) -> None:
+        """Take the stream of ids away; for one that hands out what was handed out before."""
+        ...
+
+    async def step_down(self, stripe: int, generation: int, *, preferred: str) -> None:
+        """Ask the leader of a stripe to hand over to the server `preferred`."""
+        ...
+
+
+class Servers(Protocol):
+    """The servers of the bus, asked about their settings."""
+
+    async def faults(self) -> dict[str, str]:
+        """Server -> why its acknowledgements cannot be trusted with a write; servers that do not
+        answer are left out. Raises `Unavailable` where fewer than a majority answer."""
         ...
 
 
@@ -228,6 +291,6 @@ class HotIndex(Protocol):
 
 
 __all__ = [
-    "Answer", "Backend", "Change", "Embedder", "Hit", "HotIndex", "Log", "LoggedFrame", "Question",
-    "RawMessage", "Scope", "Store", "StoredOperation",
+    "Answer", "Backend", "Change", "Embedder", "Hit", "HotIndex", "Log", "LoggedFrame", "Marks",
+    "Question", "RawMessage", "Scope", "Servers", "Store", "StoredOperation", "Streams", "StripeState",
 ]  # fmt: skip

@@ -21,7 +21,9 @@ class Progress:
         self._clock = clock
         self._applied: dict[tuple[int, int], int] = {}
         self._waiting: list[tuple[Sequence[Position], asyncio.Future[None]]] = []
-        self._behind: dict[int, str] = dict.fromkeys(range(limits.STRIPES), "not read yet")
+        self._behind: dict[str, str] = {
+            stripe_part(stripe): "not read yet" for stripe in range(limits.STRIPES)
+        }
 
     def load(self, applied: Mapping[tuple[int, int], int]) -> None:
         """Take the positions that the store holds."""
@@ -71,13 +73,23 @@ class Progress:
         ends = [self.end_of(stripe) for stripe in range(limits.STRIPES)]
         return [end for end in ends if end is not None]
 
-    def set_behind(self, stripe: int, why: str | None) -> None:
-        """Note why a stripe is known to be behind; None where it is at its end."""
+    def set_behind(self, part: str, why: str | None) -> None:
+        """Note why `part` ("stripe 1", "members", "applier") keeps this peer from knowing the newest
+        state; None where it no longer does."""
         if why is None:
-            self._behind.pop(stripe, None)
+            self._behind.pop(part, None)
         else:
-            self._behind[stripe] = why
+            self._behind[part] = why
 
-    def behind(self) -> dict[int, str]:
-        """Stripe -> why this peer knows that it lags there."""
+    def behind(self) -> dict[str, str]:
+        """Part -> why this peer knows that it may not have the newest state."""
         return dict(self._behind)
+
+    def is_behind(self) -> bool:
+        """Whether an answer from here must be tagged `replication`."""
+        return bool(self._behind)
+
+
+def stripe_part(stripe: int) -> str:
+    """How a stripe is named among the parts."""
+    return f"stripe {stripe}"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from memsync.ids import OperationKey, RecordKey, Scope
+from memsync.ids import OperationKey, Position, RecordKey, Scope
 
 SCHEMA = 1
 KEY_ID_CLEAR = 0  # envelopes that are not sealed
@@ -208,6 +208,14 @@ class Frame(_Array, frozen=True):
     incarnation: int
     number: int
     writes: list[Write]
+
+
+class RawMessage(msgspec.Struct, frozen=True):
+    """A log message as it lies in a stripe, not yet decoded, with its `Nats-Msg-Id`."""
+
+    position: Position
+    data: bytes
+    message_id: str
 
 
 def frame_id(frame: Frame) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nats.aio.client import Client
@@ -43,20 +43,28 @@ async def connect(
     settings: NatsSettings,
     name: str,
     *,
+    client: Client | None = None,
     servers: Sequence[str] | None = None,
     credentials: str | None = None,
-    wait_s: float = CONNECT_TIMEOUT_S,
+    wait_s: float | None = CONNECT_TIMEOUT_S,
+    reconnected: Callable[[], None] | None = None,
 ) -> Client:
-    """A connection, to the first of `servers` that answers; raises `Unavailable` after `wait_s`.
+    """A connection, to the first of `servers` that answers; raises `Unavailable` after `wait_s`
+    (None: tries for ever).
 
     Wrong credentials end in the same error: nats-py tries for ever on a cluster, so its last error
-    is put into the message. `credentials` names another file than the settings' own.
+    is put into the message. `credentials` names another file than the settings' own; `client` is one
+    that others already hold; `reconnected` is called after each time that the connection came back.
     """
-    client = Client()
+    client = client or Client()
     options = read_credentials(settings.credentials if credentials is None else credentials)
 
     async def note(error: Exception) -> None:
         logger().warning("bus.connection_failed", connection=name, **describe(error))
+
+    async def returned() -> None:
+        if reconnected is not None:
+            reconnected()
 
     try:
         await asyncio.wait_for(
@@ -71,6 +79,7 @@ async def connect(
                 ping_interval=5,
                 max_outstanding_pings=2,
                 error_cb=note,
+                reconnected_cb=returned,
                 **options,  # type: ignore[arg-type]
             ),
             wait_s,

@@ -20,7 +20,7 @@ from nats.aio.msg import Msg
 from memsync import limits
 from memsync.errors import NoStripeLeader, OutcomeUnknown, Unavailable, VersionConflict
 from memsync.ids import Position, RecordKey
-from memsync.ports import RawMessage
+from memsync.wire.operations import RawMessage
 from memsync.wire.subjects import CellName
 
 CODES_OF_CONFLICT = {10071, 10164}  # wrong last sequence; several at once on one subject
@@ -95,7 +95,7 @@ class JetStreamLog:
                 if "Status" in headers or "Nats-Sequence" not in headers:
                     return _checked(stream, headers, found)
                 position = Position(start.stripe, start.generation, int(headers["Nats-Sequence"]))
-                found.append(RawMessage(position, message.data))
+                found.append(RawMessage(position, message.data, headers.get("Nats-Msg-Id", "")))
         except (nats.errors.Error, OSError, TimeoutError) as error:
             if found:
                 return found
@@ -128,7 +128,7 @@ class JetStreamLog:
             generation = self._cell.generation_of(stripe, headers.get("Nats-Stream", ""))
             if generation is not None:
                 position = Position(stripe, generation, int(headers["Nats-Sequence"]))
-                heard(RawMessage(position, message.data))
+                heard(RawMessage(position, message.data, headers.get("Nats-Msg-Id", "")))
 
         await self._client.subscribe(self._cell.tail_all(stripe), cb=take)
 

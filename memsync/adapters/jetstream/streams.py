@@ -1,14 +1,10 @@
-"""The streams themselves: founding them, making lost ones again, spreading their leaders, and checking
-that every server syncs before it acknowledges. All of it needs the meta leader and none of it is on the
-path of a write.
-"""
+"""`ports.Streams` on JetStream. All of it needs the meta leader, none of it is on the path of a write."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import msgspec
 import nats.errors
 import nats.js.errors as jetstream_errors
 from nats.aio.client import Client
@@ -16,27 +12,16 @@ from nats.js import api
 
 from memsync import limits
 from memsync.errors import Unavailable
+from memsync.ports import StripeState
 from memsync.wire import subjects
 from memsync.wire.subjects import CellName
 
 ADMIN_TIMEOUT_S = 2.0
-VARZ_TIMEOUT_S = 1.0
 IN_USE = 10058  # "stream name already in use with a different configuration"
 
 
-class StripeState(msgspec.Struct, frozen=True):
-    """What the meta leader knows of a stripe's stream. `servers` are those that hold it."""
-
-    stripe: int
-    generation: int
-    leader: str | None
-    servers: tuple[str, ...]
-    first_sequence: int
-    last_sequence: int
-
-
-class Streams:
-    """The streams of one cell. Every call raises `Unavailable` where the bus cannot say."""
+class JetStreamStreams:
+    """See `ports.Streams`."""
 
     def __init__(
         self, client: Client, cell: CellName, *, replicas: int, stripe_bytes_max: int
@@ -151,33 +136,3 @@ class Streams:
 
 class _Missing(Unavailable):
     """The meta leader says that there is no such stream."""
-
-
-async def lazy_servers(system: Client, expected: int) -> list[str]:
-    """The servers that acknowledge before they sync, by name; needs the system account.
-
-    Asks every server for its settings (`jetstream.config.sync_always` in varz). A server that does not
-    answer in time is not listed; raises `Unavailable` where fewer than a majority answer.
-    """
-    inbox = system.new_inbox()
-    subscription = await system.subscribe(inbox)
-    answers: list[dict[str, Any]] = []
-    try:
-        await system.publish(subjects.SERVERS_VARZ, b"", reply=inbox)
-        while len(answers) < expected:
-            message = await subscription.next_msg(timeout=VARZ_TIMEOUT_S)
-            answers.append(json.loads(message.data)["data"])
-    except (nats.errors.Error, OSError, TimeoutError) as error:
-        if len(answers) <= expected // 2:
-            raise Unavailable(
-                f"{len(answers)} of {expected} servers told their settings ({type(error).__name__})"
-            ) from error
-    finally:
-        if not system.is_closed:
-            await subscription.unsubscribe()
-    return sorted(varz["server_name"] for varz in answers if not _is_synced(varz))
-
-
-def _is_synced(varz: dict[str, Any]) -> bool:
-    config = (varz.get("jetstream") or {}).get("config") or {}
-    return bool(config.get("sync_always"))

@@ -1,0 +1,83 @@
+"""Requests over the bus: hands them to a `Backend` and sends its answers back.
+
+nats-py runs the callbacks of a subscription one at a time, so a callback only starts a task. Who comes
+when too many are in flight is told so at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from memsync import limits
+from memsync.errors import Unavailable, error_answer
+from memsync.ports import Answer, Backend
+from memsync.telemetry import describe, logger
+from memsync.wire import codec, context, subjects
+from memsync.wire.subjects import CellName
+
+
+class Responder:
+    """Answers callers on `memsync.v1.>` (shared with the other peers) and gateways on this peer's own
+    subjects. Only gateways may fix memory ids: the header is taken off callers' requests."""
+
+    def __init__(self, client: Client, cell: CellName, member: str, backend: Backend) -> None:
+        self._client = client
+        self._backend = backend
+        self._own = cell.peer(member, ">")
+        self._own_prefix = cell.peer(member, "")
+        self._subscriptions: list[Subscription] = []
+        self._tasks: asyncio.TaskGroup | None = None
+        self._in_flight = 0
+
+    async def run(self) -> None:
+        """Answer until cancelled; what is in flight is then cancelled too (drain first)."""
+        async with asyncio.TaskGroup() as self._tasks:
+            own = await self._client.subscribe(self._own, cb=self._take)
+            shared = await self._client.subscribe(
+                subjects.CLIENT_ALL, queue=subjects.CLIENT_QUEUE, cb=self._take
+            )
+            self._subscriptions = [own, shared]
+            await asyncio.get_running_loop().create_future()  # lives until it is cancelled
+
+    async def stop_listening(self) -> None:
+        """Take no new requests; those in flight go on."""
+        for subscription in self._subscriptions:
+            try:
+                await subscription.unsubscribe()
+            except (nats.errors.Error, OSError) as error:
+                logger().info("responder.unsubscribe_failed", **describe(error))
+
+    async def _take(self, message: Msg) -> None:
+        if not message.reply or self._tasks is None:
+            return
+        if self._in_flight >= limits.REQUESTS_IN_FLIGHT_MAX:
+            overloaded = Unavailable(f"{self._in_flight} requests in flight; try again")
+            body = codec.to_json(error_answer(overloaded, ""))
+            await self._reply(message, Answer(overloaded.http_status, {}, body))
+            return
+        self._in_flight += 1
+        self._tasks.create_task(self._answer(message))
+
+    async def _answer(self, message: Msg) -> None:
+        try:
+            headers = {str(name): value for name, value in (message.headers or {}).items()}
+            if message.subject.startswith(subjects.CLIENT_PREFIX):
+                operation = message.subject.removeprefix(subjects.CLIENT_PREFIX)
+                headers = {n: v for n, v in headers.items() if n.lower() != context.IDS.lower()}
+            else:
+                operation = message.subject.removeprefix(self._own_prefix)
+            await self._reply(message, await self._backend.call(operation, headers, message.data))
+        finally:
+            self._in_flight -= 1
+
+    async def _reply(self, message: Msg, answer: Answer) -> None:
+        headers = {**answer.headers, context.STATUS: str(answer.status)}
+        try:
+            await self._client.publish(message.reply, answer.body, headers=headers)
+        except (nats.errors.Error, OSError, ValueError) as error:
+            logger().warning("answer.not_sent", subject=message.subject, **describe(error))

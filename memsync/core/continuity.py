@@ -1,0 +1,59 @@
+"""Whether frames of a stripe arrive without a gap. Pure: told what was heard, says what may be applied.
+
+Frames are applied in the order of their sequence, each once. What comes early is kept (a bounded number)
+until the gap before it is filled; what comes again is dropped. A higher generation means that the stream
+was lost and made again: reading goes on at its beginning, and what was missing of the old generation is
+the business of anti-entropy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from memsync.ids import Position
+from memsync.wire.operations import RawMessage
+
+EARLY_MAX = 1_024
+
+
+class Continuity:
+    """The state of reading one stripe: `next` is the position that may be applied next."""
+
+    def __init__(self, start: Position) -> None:
+        self.next = start
+        self._end = 0  # highest sequence of this generation that anybody spoke of
+        self._early: dict[int, RawMessage] = {}
+
+    @property
+    def has_gap(self) -> bool:
+        """Whether frames are known to exist that have not come yet."""
+        return self._end >= self.next.sequence
+
+    def take(self, messages: Iterable[RawMessage]) -> list[RawMessage]:
+        """Messages as they came, in any order, repeated or not: those that may be applied now."""
+        for message in messages:
+            self.note_end(message.position)
+            sequence = message.position.sequence
+            is_current = message.position.generation == self.next.generation
+            if is_current and sequence >= self.next.sequence and len(self._early) < EARLY_MAX:
+                self._early.setdefault(sequence, message)
+            elif is_current and sequence == self.next.sequence:
+                self._early[sequence] = message
+        ready = []
+        while self.next.sequence in self._early:
+            ready.append(self._early.pop(self.next.sequence))
+            self.next = Position(self.next.stripe, self.next.generation, self.next.sequence + 1)
+        return ready
+
+    def note_end(self, position: Position) -> None:
+        """Somebody spoke of this position: all up to it exists."""
+        if position.generation > self.next.generation:
+            self.restart(Position(position.stripe, position.generation, 1))
+        if position.generation == self.next.generation:
+            self._end = max(self._end, position.sequence)
+
+    def restart(self, start: Position) -> None:
+        """Go on reading at `start`: a new generation, or after a lawful trim."""
+        self.next = start
+        self._end = 0
+        self._early.clear()

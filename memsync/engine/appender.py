@@ -1,0 +1,405 @@
+"""The write path: writes become frames, frames are stored by the bus, and are answered when covered.
+
+    write() -> queue -> one frame for all that waits (group commit) -> published on a stripe
+            -> applied here, and by a majority of the members -> answered
+
+Up to `FRAMES_IN_FLIGHT_MAX` frames are under way at once; what arrives meanwhile goes into the next, so
+batches form by themselves under load and a lone write waits for nobody. A frame that one stripe does not
+take (or whose cover does not come) is tried on the next with the same id: twice in the log is harmless,
+the join sees to that.
+
+An error is definite only if every attempt's was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from memsync import limits
+from memsync.clock import Clock
+from memsync.core import memories
+from memsync.core.records import Record, as_record, stamps_of
+from memsync.core.stamps import next_stamp
+from memsync.engine import metrics
+from memsync.engine.applier import Applied, Applier
+from memsync.engine.durability import Durability
+from memsync.engine.members import Members
+from memsync.engine.progress import Progress
+from memsync.errors import (
+    Internal,
+    InvariantBroken,
+    MemsyncError,
+    NoQuorum,
+    NoStripeLeader,
+    OutcomeUnknown,
+    PayloadTooLarge,
+    Unavailable,
+    VersionConflict,
+)
+from memsync.ids import Position, RecordKey, scope_key
+from memsync.ports import Log, Store
+from memsync.telemetry import describe, logger
+from memsync.wire import codec
+from memsync.wire.operations import SCHEMA, Frame, Stamp, Write, frame_id
+from memsync.wire.requests import Ack
+
+AVOID_STRIPE_S = 2.0  # how long a stripe that did not answer comes last
+ROUND_PAUSE_S = 0.02  # after every stripe refused at once
+CONDITION_TRIES_MAX = 50
+
+
+class Written(msgspec.Struct, frozen=True):
+    """An acknowledged write: where its frame lies, and its records after the join."""
+
+    position: Position
+    records: dict[RecordKey, Record]
+
+
+class Condition(msgspec.Struct, frozen=True):
+    """The write happens only while `record` is visible and has this version."""
+
+    record: RecordKey
+    version: str
+
+
+class _Pending(msgspec.Struct):
+    write: Write
+    ack: Ack
+    deadline_s: float
+    size_bytes: int
+    future: asyncio.Future[Written]
+
+
+class Appender:
+    """Coordinates writes. One per peer; ready after `start`."""
+
+    def __init__(
+        self,
+        log: Log,
+        store: Store,
+        applier: Applier,
+        members: Members,
+        progress: Progress,
+        durability: Durability,
+        clock: Clock,
+    ) -> None:
+        self._log = log
+        self._durability = durability
+        self._store = store
+        self._applier = applier
+        self._members = members
+        self._progress = progress
+        self._clock = clock
+        self._incarnation = 0
+        self._last = Stamp(0, 0)
+        self._number = 0
+        self._preferred = members.names.index(members.name) % limits.STRIPES
+        self._avoided_until_s: dict[int, float] = {}
+        self._queue: deque[_Pending] = deque()
+        self._arrived = asyncio.Event()
+        self._in_flight = 0
+
+    @property
+    def incarnation(self) -> int:
+        """The id block that was leased at this start; 0 before that."""
+        return self._incarnation
+
+    def start(self, incarnation: int) -> None:
+        """From now on coordinate, as this incarnation."""
+        self._incarnation = incarnation
+
+    def why_not(self) -> str | None:
+        """Why no write can be coordinated here right now."""
+        if self._applier.broken is not None:
+            return f"this peer stopped applying: {self._applier.broken}"
+        if self._applier.failing is not None:
+            return self._applier.failing
+        if not self._log.connected():
+            return "no connection to the bus"
+        if not self._incarnation:
+            return "no id block yet"
+        alive = self._members.alive()
+        if len(alive) < self._members.majority:
+            return f"{len(alive)} of {len(self._members.names)} members alive"
+        return self._durability.fault
+
+    def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
+        """A stamp above the clock, above all that this process gave, and above `above`."""
+        self._last = next_stamp(
+            self._last,
+            wall_ms=self._clock.wall_ms(),
+            incarnation=self._incarnation,
+            above=above,
+        )
+        return self._last
+
+    async def write(
+        self, write: Write, *, ack: Ack, deadline_s: float, condition: Condition | None = None
+    ) -> Written:
+        """Have a write stored and covered, or say what is known of it.
+
+        `deadline_s` is on the steady clock. Raises `NoQuorum`, `NoStripeLeader`, `Unavailable`,
+        `VersionConflict` (all definite) or `OutcomeUnknown`. A caller that is cancelled leaves the write
+        under way.
+        """
+        if (why := self.why_not()) is not None:
+            raise NoQuorum(f"{why}; nothing was written")
+        if ack == "all" and len(self._members.alive()) < len(self._members.names):
+            missing = sorted(set(self._members.names) - set(self._members.alive()))
+            raise NoQuorum(f"ack all: {', '.join(missing)} not alive; nothing was written")
+        if condition is not None:
+            return await self._write_if(write, condition, ack=ack, deadline_s=deadline_s)
+        if len(self._queue) >= limits.WRITES_QUEUED_MAX:
+            raise Unavailable(f"{len(self._queue)} writes wait already; nothing was written")
+        size_bytes = len(codec.pack(write))
+        if size_bytes > limits.FRAME_BYTES_MAX:
+            raise PayloadTooLarge(
+                f"a write of {size_bytes} bytes, at most {limits.FRAME_BYTES_MAX}"
+            )
+        future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
+        self._queue.append(_Pending(write, ack, deadline_s, size_bytes, future))
+        self._arrived.set()
+        return await self._answer(future, deadline_s)
+
+    async def _answer(self, future: asyncio.Future[Written], deadline_s: float) -> Written:
+        started = time.perf_counter()
+        try:
+            return await asyncio.wait_for(future, max(0.0, deadline_s - self._clock.steady_s()))
+        except TimeoutError as error:
+            raise OutcomeUnknown(
+                "the deadline came before a majority of the members had the write; "
+                "repeat it with the same key"
+            ) from error
+        finally:
+            metrics.WRITE_SECONDS.observe(time.perf_counter() - started)
+
+    async def run(self) -> None:
+        """Send frames until cancelled."""
+        async with asyncio.TaskGroup() as frames:
+            while True:
+                await self._arrived.wait()
+                while self._queue and self._in_flight < limits.FRAMES_IN_FLIGHT_MAX:
+                    self._in_flight += 1
+                    frames.create_task(self._send(self._next_batch()))
+                metrics.WRITES_QUEUED.set(len(self._queue))
+                self._arrived.clear()
+
+    def _next_batch(self) -> list[_Pending]:
+        batch = [self._queue.popleft()]
+        operations, size = len(batch[0].write.operations), batch[0].size_bytes
+        while self._queue:
+            operations += len(self._queue[0].write.operations)
+            size += self._queue[0].size_bytes
+            if operations > limits.FRAME_OPERATIONS_MAX or size > limits.FRAME_BYTES_TARGET:
+                break
+            batch.append(self._queue.popleft())
+        return batch
+
+    def _frame(self, writes: Sequence[Write]) -> tuple[Frame, bytes]:
+        """A frame as it will be read: decoded and dry-joined before anybody sees it."""
+        self._number += 1
+        frame = Frame(SCHEMA, self._incarnation, self._number, list(writes))
+        data = codec.pack(frame)
+        try:
+            decoded = codec.decode_frame(data)
+            for write in decoded.writes:
+                for operation in write.operations:
+                    as_record(operation, write.stamp)
+        except InvariantBroken as error:
+            logger().error("frame.unfit", **describe(error))
+            raise Internal("the write has no valid form; nothing was written") from error
+        return decoded, data
+
+    async def _send(self, batch: list[_Pending]) -> None:
+        """See a frame through. Every pending write gets its answer; nothing is raised."""
+        latest_s = max(pending.deadline_s for pending in batch)
+        deadline_s = min(latest_s, self._clock.steady_s() + limits.FRAME_S_MAX)
+        frame: Frame | None = None
+        try:
+            frame, data = self._frame([pending.write for pending in batch])
+            metrics.FRAME_WRITES.observe(len(batch))
+            applied = self._applier.expect(frame)
+            position = await self._store_frame(frame, data, batch, deadline_s)
+            self._resolve(batch, "quorum", position, await applied)
+            if any(pending.ack == "all" for pending in batch):
+                everybody = len(self._members.names)
+                if not await self._members.wait_covered(position, everybody, deadline_s):
+                    raise OutcomeUnknown("not every member had the write in time; it is in the log")
+                self._resolve(batch, "all", position, await applied)
+        except MemsyncError as error:
+            for pending in batch:
+                if not pending.future.done():
+                    pending.future.set_exception(error)
+        finally:
+            if frame is not None:
+                self._applier.forget(frame)
+            self._in_flight -= 1
+            self._arrived.set()
+
+    def _resolve(
+        self, batch: Sequence[_Pending], ack: Ack, position: Position, applied: Applied
+    ) -> None:
+        for pending in batch:
+            if pending.ack in ("log", ack) and not pending.future.done():
+                keys = {operation.record for operation in pending.write.operations}
+                records = {key: applied[key] for key in keys if key in applied}
+                pending.future.set_result(Written(position=position, records=records))
+
+    async def _store_frame(
+        self, frame: Frame, data: bytes, batch: Sequence[_Pending], deadline_s: float
+    ) -> Position:
+        """Publish on one stripe after the other until one takes the frame and a majority has it."""
+        unknown: OutcomeUnknown | None = None
+        refused: Unavailable | None = None
+        while self._clock.steady_s() < deadline_s:
+            for stripe in self._rotation():
+                try:
+                    position = await self._publish(stripe, frame, data, deadline_s)
+                except OutcomeUnknown as error:
+                    unknown = error
+                    self._avoid(stripe, "no answer")
+                    continue
+                except Unavailable as error:
+                    refused = error
+                    self._avoid(stripe, error.code)
+                    continue
+                if await self._wait_cover(position, batch, deadline_s):
+                    return position
+                unknown = OutcomeUnknown(
+                    "the frame is in the log but a majority of the members has not applied it; "
+                    "repeat it with the same key"
+                )
+                self._avoid(stripe, "no cover")
+                if self._clock.steady_s() >= deadline_s:
+                    break
+            await asyncio.sleep(ROUND_PAUSE_S)
+        if unknown is not None:
+            raise unknown
+        raise NoQuorum(
+            refused.message if refused else "the deadline had passed; nothing was written"
+        )
+
+    async def _publish(self, stripe: int, frame: Frame, data: bytes, deadline_s: float) -> Position:
+        remaining_s = deadline_s - self._clock.steady_s()
+        if remaining_s <= 0:
+            raise Unavailable("the deadline has passed")
+        position = await self._log.publish(
+            stripe,
+            frame_id(frame),
+            data,
+            timeout_s=min(limits.PUBLISH_TIMEOUT_S, remaining_s),
+        )
+        metrics.FRAMES_PUBLISHED.inc()
+        return position
+
+    async def _wait_cover(
+        self, position: Position, batch: Sequence[_Pending], deadline_s: float
+    ) -> bool:
+        now_s = self._clock.steady_s()
+        if all(pending.ack == "log" for pending in batch):
+            # Asked for the PubAck only; the records still come from the join on this peer.
+            return await self._members.wait_covered(position, 1, deadline_s)
+        until_s = min(deadline_s, now_s + limits.COVER_TIMEOUT_S)
+        return await self._members.wait_covered(position, self._members.majority, until_s)
+
+    def _rotation(self) -> list[int]:
+        """All stripes: the own one first, those that failed lately last."""
+        now_s = self._clock.steady_s()
+        order = [(self._preferred + i) % limits.STRIPES for i in range(limits.STRIPES)]
+        return sorted(order, key=lambda stripe: self._avoided_until_s.get(stripe, 0) > now_s)
+
+    def _avoid(self, stripe: int, reason: str) -> None:
+        self._avoided_until_s[stripe] = self._clock.steady_s() + AVOID_STRIPE_S
+        metrics.STRIPE_ROTATIONS.labels(reason).inc()
+
+    async def _write_if(
+        self, write: Write, condition: Condition, *, ack: Ack, deadline_s: float
+    ) -> Written:
+        """One winner: published alone on the record's own subject in its home stripe, only if nothing
+        was published there since this peer looked; so conditional writes of a record are serialised."""
+        key = condition.record
+        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
+        unknown: OutcomeUnknown | None = None
+        for _ in range(CONDITION_TRIES_MAX):
+            last = await self._log.last_of_record(stripe, key)
+            done = await self._repeat_of(write, stripe, last, deadline_s)
+            if done is not None:
+                return done
+            above = await self._checked_version(condition)
+            stamped = msgspec.structs.replace(write, stamp=self.stamp(above))
+            try:
+                return await self._publish_alone(
+                    stamped, key, stripe, last, ack=ack, deadline_s=deadline_s
+                )
+            except VersionConflict:
+                continue  # another one came between: look again
+            except OutcomeUnknown as error:
+                unknown = error
+            except NoStripeLeader as error:
+                if unknown is not None:
+                    raise unknown from error
+                raise
+            if self._clock.steady_s() >= deadline_s:
+                raise unknown
+        raise unknown or Unavailable("the record changes too fast; nothing was written")
+
+    async def _repeat_of(
+        self, write: Write, stripe: int, last: int, deadline_s: float
+    ) -> Written | None:
+        """An earlier attempt of this very write that is in the log after all."""
+        end = self._progress.end_of(stripe)
+        position = Position(stripe, end.generation if end else 0, last)
+        if last and not await self._progress.wait_for([position], deadline_s):
+            raise Unavailable("this peer has not caught up with the record; nothing was written")
+        stored = await self._store.operation(scope_key(write.scope), write.key)
+        if stored is None or stored.request_hash != write.request_hash:
+            return None
+        if not await self._members.wait_covered(position, self._members.majority, deadline_s):
+            raise OutcomeUnknown("a majority of the members has not applied the write yet")
+        keys = [operation.record for operation in write.operations]
+        return Written(position=position, records=await self._store.records(keys))
+
+    async def _checked_version(self, condition: Condition) -> list[Stamp]:
+        """The stamps that the update must beat; raises where the version is another by now."""
+        record = await self._store.record(condition.record)
+        visible = record is not None and memories.is_visible(record, self._clock.wall_ms())
+        current = memories.version_of(record) if record is not None and visible else None
+        if record is None or current != condition.version:
+            raise VersionConflict(
+                "if_version: the memory has another version by now",
+                details={"current_version": current},
+            )
+        return stamps_of(record)
+
+    async def _publish_alone(
+        self,
+        write: Write,
+        key: RecordKey,
+        stripe: int,
+        last: int,
+        *,
+        ack: Ack,
+        deadline_s: float,
+    ) -> Written:
+        frame, data = self._frame([write])
+        applied = self._applier.expect(frame)
+        try:
+            position = await self._log.publish(
+                stripe,
+                frame_id(frame),
+                data,
+                record=key,
+                after=last,
+                timeout_s=limits.PUBLISH_TIMEOUT_S,
+            )
+            count = len(self._members.names) if ack == "all" else self._members.majority
+            if not await self._members.wait_covered(position, count, deadline_s):
+                raise OutcomeUnknown("in the log, but not yet applied by a majority of the members")
+            return Written(position=position, records=dict(await applied))
+        finally:
+            self._applier.forget(frame)

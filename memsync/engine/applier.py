@@ -1,0 +1,151 @@
+"""The applier: takes frames in the order of each stripe, joins them into the store, then tells everybody.
+
+One batch is: decode, one transaction (records, positions, digests, operation keys), one step into the
+derived indexes, positions advanced, watermark sent, waiting writers woken. What arrives while a batch is
+being committed forms the next one. A frame that cannot be read, or that breaks an invariant, stops the
+applier for good: this peer then says why, coordinates nothing, and goes on answering recalls (tagged).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from memsync import limits
+from memsync.core.records import Record
+from memsync.engine import metrics
+from memsync.engine.progress import Progress
+from memsync.errors import InvariantBroken, Unavailable
+from memsync.ids import Position, RecordKey
+from memsync.ports import Change, LoggedFrame, Store
+from memsync.telemetry import describe, logger
+from memsync.wire import codec
+from memsync.wire.operations import Frame, RawMessage, frame_id
+
+RETRY_S = 0.5
+
+Applied = dict[RecordKey, Record]
+
+
+class Applier:
+    """See the module. `derived` are told of every committed batch, in order, in one step."""
+
+    def __init__(
+        self,
+        store: Store,
+        progress: Progress,
+        derived: Sequence[Callable[[Sequence[Change]], None]],
+    ) -> None:
+        self._store = store
+        self._progress = progress
+        self._derived = derived
+        self._queue: deque[RawMessage] = deque()
+        self._arrived = asyncio.Event()
+        self._room = asyncio.Event()
+        self._room.set()
+        self._own: dict[str, tuple[Frame, asyncio.Future[Applied]]] = {}
+        self.broken: str | None = None  # why this peer applies no more
+        self.failing: str | None = None  # why the store does not take batches right now
+
+    def put(self, messages: Sequence[RawMessage]) -> None:
+        """Queue frames, in the order of their stripe, each once."""
+        self._queue.extend(messages)
+        self._arrived.set()
+        if len(self._queue) >= limits.TAIL_QUEUE_FRAMES_MAX:
+            self._room.clear()
+
+    async def wait_room(self) -> None:
+        """Wait until the queue is not full; readers of the log do this between batches."""
+        await self._room.wait()
+
+    @property
+    def has_room(self) -> bool:
+        """Whether frames may be queued without waiting."""
+        return self._room.is_set()
+
+    def expect(self, frame: Frame) -> asyncio.Future[Applied]:
+        """The records of an own frame once it is applied, from whichever stripe it comes first. The
+        decoded frame is kept until then, so that it is not decoded a second time."""
+        future: asyncio.Future[Applied] = asyncio.get_running_loop().create_future()
+        self._own[frame_id(frame)] = (frame, future)
+        return future
+
+    def forget(self, frame: Frame) -> None:
+        """Expect a frame no longer."""
+        self._own.pop(frame_id(frame), None)
+
+    async def run(self) -> None:
+        """Apply until cancelled. A commit that has begun is finished first."""
+        while True:
+            await self._arrived.wait()
+            batch = self._take_batch()
+            if not self._queue:
+                self._arrived.clear()
+            if self.broken is None:
+                try:
+                    await self._apply(batch)
+                except InvariantBroken as error:
+                    self.broken = str(error)
+                    self._progress.set_behind("applier", self.broken)
+                    metrics.APPLIER_BROKEN.set(1)
+                    logger().critical("applier.stopped", **describe(error))
+            if len(self._queue) < limits.TAIL_QUEUE_FRAMES_MAX // 2:
+                self._room.set()
+
+    def _take_batch(self) -> list[RawMessage]:
+        batch: list[RawMessage] = []
+        size = 0
+        while (
+            self._queue and len(batch) < limits.APPLY_FRAMES_MAX and size < limits.APPLY_BYTES_MAX
+        ):
+            batch.append(self._queue.popleft())
+            size += len(batch[-1].data)
+        return batch
+
+    async def _apply(self, batch: Sequence[RawMessage]) -> None:
+        started = time.perf_counter()
+        frames = [self._decoded(message) for message in batch]
+        ends: dict[int, Position] = {}
+        for message in batch:
+            ends[message.position.stripe] = max(
+                message.position, ends.get(message.position.stripe, message.position)
+            )
+        changes = await self._commit(frames, ends)
+        for derive in self._derived:
+            derive(changes)
+        after = {change.after.key: change.after for change in changes}
+        for logged in frames:
+            self._resolve(logged.frame, after)
+        self._progress.advance(ends.values())
+        metrics.APPLY_SECONDS.observe(time.perf_counter() - started)
+        metrics.FRAMES_APPLIED.inc(len(frames))
+
+    def _decoded(self, message: RawMessage) -> LoggedFrame:
+        own = self._own.get(message.message_id)
+        frame = own[0] if own is not None else codec.decode_frame(message.data)
+        return LoggedFrame(position=message.position, frame=frame, size_bytes=len(message.data))
+
+    async def _commit(
+        self, frames: Sequence[LoggedFrame], ends: dict[int, Position]
+    ) -> list[Change]:
+        """Commit, as often as it takes: a full or slow disk delays this peer, it loses nothing."""
+        while True:
+            try:
+                changes = await asyncio.shield(self._store.apply(frames, ends))
+            except Unavailable as error:
+                self.failing = error.message
+                metrics.STORE_FAILURES.inc()
+                logger().error("batch.not_committed", **describe(error))
+                await asyncio.sleep(RETRY_S)
+                continue
+            self.failing = None
+            return changes
+
+    def _resolve(self, frame: Frame, after: Applied) -> None:
+        own = self._own.pop(frame_id(frame), None)
+        if own is None or own[1].done():
+            return
+        keys = {op.record for write in frame.writes for op in write.operations}
+        own[1].set_result({key: after[key] for key in keys})

@@ -1,0 +1,57 @@
+"""How this peer is: what `/ready` and `/health` say. Looked up at the moment of asking, kept nowhere."""
+
+from __future__ import annotations
+
+from memsync.engine.appender import Appender
+from memsync.engine.applier import Applier
+from memsync.engine.durability import Durability
+from memsync.engine.members import Members
+from memsync.engine.progress import Progress
+from memsync.ports import Log
+
+
+class Health:
+    """Readiness is for writes and fresh recalls; recalls as such need only this process."""
+
+    def __init__(
+        self,
+        *,
+        log: Log,
+        applier: Applier,
+        appender: Appender,
+        members: Members,
+        progress: Progress,
+        durability: Durability,
+    ) -> None:
+        self._log = log
+        self._applier = applier
+        self._appender = appender
+        self._members = members
+        self._progress = progress
+        self._durability = durability
+        self.is_draining = False
+
+    def checks(self) -> dict[str, str]:
+        """Name -> "ok" or "failed: why"."""
+        alive = self._members.alive()
+        behind = {
+            part: why
+            for part, why in self._progress.behind().items()
+            if part not in ("members", "applier")
+        }
+        faults = {
+            "store": self._applier.broken or self._applier.failing,
+            "bus": None if self._log.connected() else "no connection to a NATS server",
+            "ids": None if self._appender.incarnation else "no id block leased yet",
+            "members": None
+            if len(alive) >= self._members.majority
+            else f"{len(alive)} of {len(self._members.names)} alive",
+            "log": "; ".join(f"{part}: {why}" for part, why in sorted(behind.items())) or None,
+            "sync": self._durability.fault,
+            "accepting": "shutting down" if self.is_draining else None,
+        }
+        return {name: "ok" if why is None else f"failed: {why}" for name, why in faults.items()}
+
+    def is_recalling(self) -> bool:
+        """Whether recalls can be answered at all: the store is here as long as the process is."""
+        return not self.is_draining

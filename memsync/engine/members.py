@@ -1,0 +1,151 @@
+"""The members of the cell: what each has applied, who is alive, and waiting until enough have a write.
+
+Every peer tells its watermark after each batch that it applied, and ten times a second. The last one heard
+of a member counts, not the highest: a store can be rolled back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from memsync import limits
+from memsync.clock import Clock
+from memsync.engine import metrics
+from memsync.engine.progress import Progress
+from memsync.errors import Unavailable
+from memsync.ids import Position
+from memsync.ports import Marks
+from memsync.telemetry import describe, logger
+from memsync.wire import codec
+from memsync.wire.members import Watermark
+
+
+class Members:
+    """The watermarks of all members, this one's included. `own` makes this peer's at any moment."""
+
+    def __init__(
+        self,
+        name: str,
+        names: Sequence[str],
+        cell: str,
+        *,
+        marks: Marks,
+        progress: Progress,
+        clock: Clock,
+        own: Callable[[], Watermark],
+    ) -> None:
+        self.name = name
+        self.names = tuple(names)
+        self._cell = cell
+        self._marks = marks
+        self._progress = progress
+        self._clock = clock
+        self._own = own
+        self._heard: dict[str, tuple[float, Watermark]] = {}
+        self._tell = asyncio.Event()
+        self._waiting: list[tuple[Position, int, asyncio.Future[None]]] = []
+        self.listeners: list[Callable[[Watermark], None]] = []
+
+    @property
+    def majority(self) -> int:
+        """How many members are a majority of those configured."""
+        return len(self.names) // 2 + 1
+
+    def alive(self) -> list[str]:
+        """The members heard of lately, and this one."""
+        horizon = self._clock.steady_s() - limits.WATERMARK_SILENT_S
+        others = [name for name, (at, _) in self._heard.items() if at >= horizon]
+        return sorted({self.name, *others})
+
+    def has_majority(self) -> bool:
+        """Whether a majority of the configured members is alive."""
+        return len(self.alive()) >= self.majority
+
+    def watermarks(self) -> dict[str, Watermark]:
+        """The last watermark of each member that was heard, and this one's own."""
+        return {**{name: mark for name, (_, mark) in self._heard.items()}, self.name: self._own()}
+
+    def tell_soon(self) -> None:
+        """Something was applied: say so."""
+        self._tell.set()
+
+    async def run(self) -> None:
+        """Listen and tell until cancelled."""
+        await self._marks.listen(self._hear)
+        while True:
+            try:
+                await self._marks.tell(codec.pack(self._own()))
+            except Unavailable:
+                pass  # no connection: the next round tries again, and readiness says it
+            self._note_alive()
+            try:
+                await asyncio.wait_for(self._tell.wait(), limits.WATERMARK_S)
+            except TimeoutError:
+                pass
+            self._tell.clear()
+
+    def _note_alive(self) -> None:
+        alive = len(self.alive())
+        metrics.MEMBERS_ALIVE.set(alive)
+        lonely = f"{alive} of {len(self.names)} members alive" if alive < self.majority else None
+        self._progress.set_behind("members", lonely)
+
+    async def wait_covered(self, position: Position, count: int, deadline_s: float) -> bool:
+        """Wait until this peer and `count` members in all have applied `position`."""
+        if self._is_covered(position, count):
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        entry = (position, count, future)
+        self._waiting.append(entry)
+        try:
+            await asyncio.wait_for(future, max(0.0, deadline_s - self._clock.steady_s()))
+        except TimeoutError:
+            return False
+        finally:
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+        return True
+
+    def check_waiting(self) -> None:
+        """Wake those whose write is covered now (this peer applied, or a watermark came)."""
+        covered = [entry for entry in self._waiting if self._is_covered(entry[0], entry[1])]
+        for entry in covered:
+            self._waiting.remove(entry)
+            if not entry[2].done():
+                entry[2].set_result(None)
+
+    def _is_covered(self, position: Position, count: int) -> bool:
+        if not self._progress.has([position]):
+            return False
+        others = sum(
+            _covers(mark, position) for name, (_, mark) in self._heard.items() if name != self.name
+        )
+        return others + 1 >= count
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            mark = codec.unpack(data, Watermark)
+        except msgspec.DecodeError as error:
+            logger().warning("watermark.unreadable", **describe(error))
+            return
+        if mark.member == self.name or mark.member not in self.names:
+            return
+        if mark.cell != self._cell:
+            logger().error("member.of_another_cell", member=mark.member, cell=mark.cell)
+            return
+        self._heard[mark.member] = (self._clock.steady_s(), mark)
+        self.check_waiting()
+        for listen in self.listeners:
+            listen(mark)
+
+
+def _covers(mark: Watermark, position: Position) -> bool:
+    return any(
+        own.stripe == position.stripe
+        and own.generation == position.generation
+        and own.sequence >= position.sequence
+        for own in mark.positions
+    )
