@@ -1,0 +1,67 @@
+"""Loading scopes into the hot index: once for all who wait, and on even when nobody waits any
+more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from memsync.clock import Clock
+from memsync.ids import ScopeKey
+from memsync.ports import HotIndex, Store
+
+
+class Loader:
+    """Owns the tasks that load; `run` holds the group that they live in."""
+
+    def __init__(self, store: Store, index: HotIndex, clock: Clock) -> None:
+        self._store = store
+        self._index = index
+        self._clock = clock
+        self._group: asyncio.TaskGroup | None = None
+        self._loads: dict[ScopeKey, asyncio.Task[None]] = {}
+
+    async def run(self) -> None:
+        """Be there for loads until cancelled, which ends those under way."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                self._group = group
+                await asyncio.Event().wait()
+        finally:
+            self._group = None
+
+    async def ensure(self, scope: ScopeKey, *, deadline_s: float) -> bool:
+        """Whether the scope is loaded, having waited for it until `deadline_s` (steady clock)."""
+        while not self._index.is_loaded(scope):
+            load = self._load_of(scope)
+            if load is None:
+                return False
+            left_s = deadline_s - self._clock.steady_s()
+            if left_s <= 0:
+                return False
+            # Not `wait_for`: the load belongs to everybody and goes on when this caller gives up.
+            await asyncio.wait({load}, timeout=left_s)
+            if load.done() and not load.cancelled() and not self._index.is_loaded(scope):
+                return False
+        return True
+
+    def _load_of(self, scope: ScopeKey) -> asyncio.Task[None] | None:
+        """The load under way, or a new one; None where `run` does not run."""
+        if (load := self._loads.get(scope)) is not None:
+            return load
+        if self._group is None:
+            return None
+        load = self._group.create_task(self._load(scope), name=f"load {scope.hex()}")
+        self._loads[scope] = load
+        return load
+
+    async def _load(self, scope: ScopeKey) -> None:
+        self._index.begin_load(scope)
+        try:
+            memories = await self._store.memories(scope)
+            # In a thread, for a large scope is seconds of work; the index takes its own lock.
+            await asyncio.to_thread(self._index.finish_load, scope, memories)
+        except Exception:  # noqa: BLE001 - whoever waits answers degraded; the next recall tries again
+            self._index.drop(scope)
+        finally:
+            del self._loads[scope]
