@@ -8,6 +8,7 @@
 
 TOP="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 PYTHON="$TOP/.venv/bin/python"
+MARK="$TOP/.venv/made-by-memsync"
 
 ensure_venv() {
     local kind="$1" lock stamp wanted
@@ -29,9 +30,11 @@ _install() {
     local lock="$1" stamp="$2" wanted="$3" begin=$SECONDS
     trap '_interrupted' INT TERM
     rm -f "$stamp"
-    if ! compgen -G "$TOP/.venv/installed-*" >/dev/null; then
-        rm -rf "$TOP/.venv" # of an install that was cut short
-        _make_venv
+    _is_half_made && rm -rf "$TOP/.venv" # somebody killed an install
+    [ -x "$PYTHON" ] || _make_venv
+    if ! _is_python_3_11 "$PYTHON"; then
+        echo "$TOP/.venv is not of Python 3.11; remove it" >&2
+        exit 2
     fi
     _install_packages "$lock"
     _install_project
@@ -46,13 +49,28 @@ _make_venv() {
     local python
     python="$(_find_python)"
     echo "making $TOP/.venv with $python"
-    "$python" -m venv "$TOP/.venv"
+    mkdir -p "$TOP/.venv"
+    touch "$MARK"
+    # Its standard error is shown only if it fails by itself, not the traceback of a Ctrl-C.
+    if ! "$python" -m venv "$TOP/.venv" 2>"$TOP/.venv/install.log"; then
+        cat "$TOP/.venv/install.log" >&2
+        exit 1
+    fi
+}
+
+# Ours, and no install into it was ever finished.
+_is_half_made() {
+    [ -e "$MARK" ] && ! compgen -G "$TOP/.venv/installed-*" >/dev/null
+}
+
+_is_python_3_11() {
+    "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null
 }
 
 _find_python() {
     local candidate
     for candidate in python3.11 /usr/bin/python3.11 python3; do
-        "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || continue
+        _is_python_3_11 "$candidate" || continue
         if ! "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
             echo "$candidate has no ensurepip. Install it with: apt-get install python3.11-venv" >&2
             exit 2
@@ -115,7 +133,7 @@ END
 
 _interrupted() {
     echo >&2
-    compgen -G "$TOP/.venv/installed-*" >/dev/null || rm -rf "$TOP/.venv"
+    _is_half_made && rm -rf "$TOP/.venv"
     echo "interrupted; nothing half-made is left" >&2
     exit 130
 }

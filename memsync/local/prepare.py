@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -33,7 +34,9 @@ def prepared(home: Home, chosen: Ports, *, fresh: bool = False) -> Iterator[None
             _complete(home, chosen)
         except OSError as error:
             where = error.filename or home.path
-            raise ConfigurationError(f"{where}: {error.strerror}") from error
+            is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            reason = "the disk is full" if is_full else error.strerror
+            raise ConfigurationError(f"{where}: {reason}") from error
         yield
 
 
