@@ -17,7 +17,9 @@ from memsync.gateway import table
 from memsync.gateway.bodies import body_from_fields, body_merged, read_body
 from memsync.gateway.exchange import Handler, error_to_answer, exchange_of, send_answer
 from memsync.ports import Answer, Backend
-from memsync.wire import codec
+from memsync.wire import codec, context
+
+_GATEWAYS_OWN = (context.OPERATION_KEY, context.IDS)  # a caller does not fix these
 
 
 class Path:
@@ -117,6 +119,8 @@ def operation_handler(backend: Backend, route: table.OperationRoute) -> Handler:
             body = await read_body(scope, receive)
             if route.source == "merged":
                 body = body_merged(params, body)
+        for name in _GATEWAYS_OWN:
+            exchange_of(scope).headers.pop(name, None)
         return await _ask(backend, route.operation, scope, body)
 
     return answer

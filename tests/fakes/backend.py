@@ -1,7 +1,7 @@
 """A small honest backend: memories in a dictionary, decoded and checked by the real structs.
 
-It finds by shared words, keeps no log and knows one key. It exists to test what stands in front of a
-backend; what a real one must do is tested with the real one.
+It finds by shared words, keeps no log and knows one key. It exists to test what stands in front of
+a backend; what a real one must do is tested with the real one.
 """
 
 from __future__ import annotations
@@ -176,7 +176,8 @@ class MemoryBackend:
             id=next(self._ids), name=request.name, prefix="ms_dev_00000",
             environment=request.environment, scopes=request.scopes, project_id=request.project_id,
             rate_limit_tier=request.rate_limit_tier, status="active", created_at=AT,
-            expires_at=None, last_used_at=None, usage_count=0, organisation="default", key="ms_dev_1",
+            expires_at=None, last_used_at=None, usage_count=0, organisation="default",
+            key="ms_dev_1",
         )  # fmt: skip
         self._keys[made.id] = made
         return 201, made

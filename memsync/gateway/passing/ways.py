@@ -1,0 +1,148 @@
+"""The ways to a peer: request-reply over the bus (on two connections), and the peer's HTTP port.
+
+Foreign exceptions are translated here into `NotDeliveredError` and `NoAnswerError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+import httpx
+import nats.errors
+from nats.aio.client import Client
+
+from memsync import limits
+from memsync.adapters.jetstream import connection
+from memsync.config import NatsSettings
+from memsync.errors import Unavailable
+from memsync.gateway import table
+from memsync.gateway.passing.attempts import NoAnswerError, NotDeliveredError
+from memsync.ports import Answer
+from memsync.telemetry import describe, logger
+from memsync.wire import context
+from memsync.wire.subjects import CellName
+
+CONNECT_AGAIN_S = 0.5
+HTTP_CONNECT_TIMEOUT_S = 0.25
+_PASSED_BACK = ("memsync-", "x-ratelimit-", "retry-after", "idempotency-replayed")
+_NOT_SENT = (
+    nats.errors.NoRespondersError,
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+    nats.errors.MaxPayloadError,
+)
+
+
+class BusWay:
+    """Request-reply over one connection to the bus, kept up in the background by `run`."""
+
+    def __init__(
+        self, name: str, cell: CellName, settings: NatsSettings, servers: Sequence[str]
+    ) -> None:
+        self.name = name
+        self._cell = cell
+        self._settings = settings
+        self._servers = list(servers)
+        self._client: Client | None = None
+
+    def is_open(self) -> bool:
+        """Whether the connection is up."""
+        return self._client is not None and self._client.is_connected
+
+    async def ask(
+        self, member: str, operation: str, headers: dict[str, str], body: bytes, timeout_s: float
+    ) -> Answer:
+        """A peer's answer over the bus."""
+        client = self._client
+        if client is None:
+            raise NotDeliveredError("no connection to the bus")
+        subject = self._cell.peer(member, operation)
+        try:
+            message = await client.request(subject, body, timeout=timeout_s, headers=headers)
+        except _NOT_SENT as error:
+            raise NotDeliveredError(type(error).__name__) from error
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise NoAnswerError(type(error).__name__) from error
+        return _answer(message.headers or {}, message.data)
+
+    async def run(
+        self, client_name: str, beside: Callable[[Client], Coroutine[Any, Any, None]]
+    ) -> None:
+        """Keep a connection for ever, and run `beside` with each; ends when cancelled."""
+        while True:
+            try:
+                client = await connection.connect(
+                    self._settings, client_name, servers=self._servers
+                )
+            except Unavailable as error:
+                logger().warning("bus.not_reached", way=self.name, **describe(error))
+                await asyncio.sleep(CONNECT_AGAIN_S)
+                continue
+            self._client = client
+            logger().info("bus.connected", way=self.name, server=str(client.connected_url))
+            try:
+                async with asyncio.TaskGroup() as group:
+                    other = group.create_task(beside(client))
+                    await connection.watchdog(client)  # returns when the client is closed
+                    other.cancel()
+            finally:
+                self._client = None
+                await connection.close(client)
+
+
+async def nothing_beside(client: Client) -> None:
+    """For a connection that only carries requests."""
+
+
+class HttpWay:
+    """The peers' own HTTP ports: the way when the bus is gone."""
+
+    name = "http"
+
+    def __init__(self, urls: Mapping[str, str], client: httpx.AsyncClient) -> None:
+        self._urls = {member: url.rstrip("/") for member, url in urls.items()}
+        self._client = client
+
+    def is_open(self) -> bool:
+        """There is no connection that could be known to be down."""
+        return True
+
+    async def ask(
+        self, member: str, operation: str, headers: dict[str, str], body: bytes, timeout_s: float
+    ) -> Answer:
+        """A peer's answer over its own port."""
+        url = self._urls[member] + table.PASSING_PATH.format(operation=operation)
+        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, HTTP_CONNECT_TIMEOUT_S))
+        try:
+            response = await self._client.post(url, content=body, headers=raw, timeout=timeout)
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
+            raise NotDeliveredError(type(error).__name__) from error
+        except httpx.HTTPError as error:
+            raise NoAnswerError(type(error).__name__) from error
+        found = {
+            name: value for name, value in response.headers.items() if name.startswith(_PASSED_BACK)
+        }
+        return Answer(response.status_code, found, response.content)
+
+
+def http_client() -> httpx.AsyncClient:
+    """A client for the peers' ports: no proxies, no redirects, enough connections."""
+    return httpx.AsyncClient(
+        trust_env=False,
+        follow_redirects=False,
+        limits=httpx.Limits(
+            max_connections=limits.REQUESTS_IN_FLIGHT_MAX, max_keepalive_connections=64
+        ),
+    )
+
+
+def _answer(headers: Mapping[str, str], body: bytes) -> Answer:
+    status = headers.get(context.STATUS, "")
+    if not status.isdigit():
+        raise NoAnswerError("a reply without a status")
+    passed = {name: value for name, value in headers.items() if name != context.STATUS}
+    return Answer(int(status), passed, body)
