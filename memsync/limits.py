@@ -11,6 +11,7 @@ BODY_BYTES_MAX = 1_000_000
 TEXT_CHARS_MAX = 8_000
 QUERY_CHARS_MAX = 8_000
 METADATA_BYTES_MAX = 16 * 1024
+METADATA_DEPTH_MAX = 32  # far below where decoders give up, wherever they are called from
 TAGS_MAX = 32
 TAG_CHARS_MAX = 64
 NAME_CHARS_MAX = 256  # source, event_type, session_id, role, key names

@@ -339,10 +339,20 @@ def _tags(tags: list[str] | None) -> Problems:
 def _metadata(metadata: dict[str, Any] | None) -> Problems:
     if metadata is None:
         return []
+    if _is_deeper(metadata, limits.METADATA_DEPTH_MAX):
+        return [("metadata", f"nested deeper than {limits.METADATA_DEPTH_MAX}")]
     size = len(msgspec.json.encode(metadata))
     if size <= limits.METADATA_BYTES_MAX:
         return []
     return [("metadata", f"{size} bytes as JSON, at most {limits.METADATA_BYTES_MAX}")]
+
+
+def _is_deeper(value: Any, depth: int) -> bool:
+    """Whether `value` is nested so deep that some reader of the log might not be able to read it."""
+    if not isinstance(value, dict | list):
+        return False
+    parts = value.values() if isinstance(value, dict) else value
+    return depth == 0 or any(_is_deeper(part, depth - 1) for part in parts)
 
 
 def _moment(field: str, text: str | None) -> Problems:
@@ -350,6 +360,7 @@ def _moment(field: str, text: str | None) -> Problems:
         return []
     try:
         at_ms = parse_moment(text)
+        format_moment(at_ms)  # an offset can move the first and the last day out of the calendar
     except (ValueError, OverflowError):
         return [(field, "not an ISO 8601 date or time, like 2026-05-08T13:00:00Z")]
     return [] if at_ms > -(1 << 46) else [(field, "too long ago")]

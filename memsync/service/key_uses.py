@@ -1,0 +1,111 @@
+"""How often and when API keys were used, as every peer's lists show it.
+
+Each peer counts its own requests and publishes the counts now and then as operations: a counter of
+its store, which joins by maximum, so a count that is published twice counts once. What a crash
+loses is what was not published yet, at most `PUBLISH_EVERY_S` of use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from itertools import islice
+
+import msgspec
+
+from memsync import ids, limits
+from memsync.clock import Clock
+from memsync.core.records import Record
+from memsync.engine.appender import Appender
+from memsync.errors import MemsyncError
+from memsync.ids import RecordKey, Scope
+from memsync.ports import Store
+from memsync.service import metrics
+from memsync.telemetry import describe, logger
+from memsync.wire.operations import Count, Write
+
+USES, LAST_USED = "uses", "last_used_ms"
+PUBLISH_EVERY_S = 10.0
+_SCOPE = Scope(0, "", "", "")  # of the write; each count names the scope of its key
+
+
+class _Use(msgspec.Struct):
+    scope: Scope
+    count: int
+    last_ms: int
+
+
+class KeyUses:
+    """Counts the uses of keys, and publishes those that changed."""
+
+    def __init__(self, store: Store, appender: Appender, clock: Clock) -> None:
+        self._store = store
+        self._appender = appender
+        self._clock = clock
+        self._uses: dict[RecordKey, _Use] = {}
+        self._changed: dict[RecordKey, None] = {}
+
+    def note(self, record: Record, now_ms: int) -> None:
+        """One request with this key."""
+        use = self._uses.get(record.key)
+        if use is None:  # go on from what this store has counted before
+            before = record.counters.get(USES, {}).get(self._store.incarnation, 0)
+            use = self._uses[record.key] = _Use(record.scope, before, now_ms)
+        use.count += 1
+        use.last_ms = max(use.last_ms, now_ms)
+        self._changed[record.key] = None
+
+    async def run(self) -> None:
+        """Publish every `PUBLISH_EVERY_S` seconds, until it is cancelled."""
+        while True:
+            await asyncio.sleep(PUBLISH_EVERY_S)
+            await self.publish()
+
+    async def publish(self) -> None:
+        """Publish what changed since the last time; what cannot be published waits for the next."""
+        try:
+            for keys in self._batches():
+                await self._write(keys)
+        except MemsyncError as error:
+            metrics.KEY_USES_UNPUBLISHED.inc()
+            logger().warning("key_uses.not_published", **describe(error))
+
+    def _batches(self) -> Iterator[list[RecordKey]]:
+        while batch := list(islice(self._changed, limits.FRAME_OPERATIONS_MAX)):
+            yield batch
+
+    async def _write(self, keys: list[RecordKey]) -> None:
+        counts = [(key, self._uses[key], self._uses[key].count) for key in keys]
+        await self._appender.write(
+            self._as_write(counts),
+            ack="log",
+            deadline_s=self._clock.steady_s() + limits.DEADLINE_S_DEFAULT,
+        )
+        for key, use, published in counts:
+            if use.count == published:
+                del self._changed[key]
+            else:
+                self._changed[key] = self._changed.pop(key)  # used meanwhile: comes last
+
+    def _as_write(self, counts: list[tuple[RecordKey, _Use, int]]) -> Write:
+        incarnation = self._store.incarnation
+        return Write(
+            key=ids.new_operation_key(),
+            request_hash=b"",
+            kept_s=limits.OPERATION_KEY_OURS_S,
+            scope=_SCOPE,
+            actor="peer",
+            reason="uses of API keys",
+            stamp=self._appender.stamp(),
+            outcome=[],
+            operations=[
+                Count(
+                    key,
+                    use.scope,
+                    "api_key",
+                    {USES: {incarnation: count}},
+                    {LAST_USED: use.last_ms},
+                )
+                for key, use, count in counts
+            ],
+        )

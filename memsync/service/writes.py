@@ -1,0 +1,155 @@
+"""What every write has in common: told once, done once, answered from what was kept when repeated.
+
+A write is looked up by its operation key before anything else is looked at. Only when nothing is
+kept of it is it carried out, stamped and handed over, with no await between the last two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from hashlib import blake2b
+from typing import TypeVar
+
+import msgspec
+
+from memsync import errors, ids, limits
+from memsync.core.stamps import wall_ms_of
+from memsync.engine.appender import Condition, Written
+from memsync.ids import Scope
+from memsync.ports import Answer, StoredOperation
+from memsync.service.answers import with_headers
+from memsync.service.parts import Call, Parts
+from memsync.service.sharing import Identity
+from memsync.wire import codec, context
+from memsync.wire.operations import ItemOutcome, Operation, Stamp, Write
+
+Body = TypeVar("Body", bound=msgspec.Struct)
+
+
+class Intent(msgspec.Struct, frozen=True):
+    """One write as its operation key knows it: in which scope, and by the hash of what it asks."""
+
+    scope: Scope
+    request_hash: bytes
+
+
+def intent_of(call: Call, scope: Scope, request: msgspec.Struct) -> Intent:
+    """The identity of a decoded request. Raises a 422 for values that the log cannot carry."""
+    try:
+        packed = codec.pack((call.operation, request))
+    except (OverflowError, RecursionError, UnicodeEncodeError) as error:
+        raise codec.invalid("body", f"holds a value that cannot be stored: {error}") from error
+    return Intent(scope, blake2b(packed, digest_size=16).digest())
+
+
+async def once(
+    parts: Parts,
+    call: Call,
+    intent: Intent,
+    *,
+    replay: Callable[[list[ItemOutcome]], Awaitable[Answer]],
+    execute: Callable[[], Awaitable[Answer]],
+) -> Answer:
+    """The answer of `execute`, or for a repeat the first answer, rebuilt by `replay`."""
+
+    async def looked_up() -> Answer:
+        stored = await _kept(parts, call, intent)
+        if stored is None:
+            return await execute()
+        return _replayed(parts, call, await replay(stored.outcome))
+
+    identity = Identity(ids.scope_key(intent.scope), call.context.operation_key)
+    answer, is_shared = await parts.sharing.once(
+        identity,
+        intent.request_hash,
+        looked_up,
+        ack=call.context.ack,
+        deadline_s=call.deadline_s,
+    )
+    return _replayed(parts, call, answer) if is_shared else answer
+
+
+async def _kept(parts: Parts, call: Call, intent: Intent) -> StoredOperation | None:
+    """What is kept of the write with this key; raises `KeyReused` if it asked other things."""
+    scope = ids.scope_key(intent.scope)
+    stored = await parts.store.operation(scope, call.context.operation_key)
+    if stored is None or wall_ms_of(stored.stamp) + stored.kept_s * 1000 < call.now_ms:
+        return None
+    if stored.request_hash != intent.request_hash:
+        raise key_reused()
+    return stored
+
+
+def key_reused() -> errors.KeyReused:
+    """The 422 for a key that comes again with another request."""
+    return errors.KeyReused(f"{context.IDEMPOTENCY_KEY}: was used with another request")
+
+
+def _replayed(parts: Parts, call: Call, answer: Answer) -> Answer:
+    call.exchange.headers[context.POSITION] = context.format_positions(parts.progress.applied())
+    if not call.context.key_is_callers:
+        return answer
+    return with_headers(answer, {context.IDEMPOTENCY_REPLAYED: "true"})
+
+
+class Draft(msgspec.Struct, frozen=True, kw_only=True):
+    """What a write is to do: operations, and per item what its caller is answered."""
+
+    outcome: list[ItemOutcome]
+    operations: Sequence[Operation]
+    stamp: Stamp
+    reason: str = ""
+    condition: Condition | None = None
+
+
+async def publish(parts: Parts, call: Call, intent: Intent, draft: Draft) -> Written:
+    """Hand a write to the appender and wait until it is acknowledged; raises what that raises."""
+    of_caller = call.context.key_is_callers
+    write = Write(
+        key=call.context.operation_key,
+        request_hash=intent.request_hash,
+        kept_s=limits.OPERATION_KEY_CALLERS_S if of_caller else limits.OPERATION_KEY_OURS_S,
+        scope=intent.scope,
+        actor=call.caller.actor,
+        reason=draft.reason,
+        stamp=draft.stamp,
+        outcome=draft.outcome,
+        operations=list(draft.operations),
+    )
+    call.exchange.is_write_sent = True
+    try:
+        written = await parts.appender.write(
+            write, ack=call.context.ack, deadline_s=call.deadline_s, condition=draft.condition
+        )
+    except errors.MemsyncError as error:
+        call.exchange.is_write_sent = not error.definite
+        raise
+    call.exchange.headers[context.POSITION] = context.format_positions([written.position])
+    return written
+
+
+async def keep_outcome(
+    parts: Parts, call: Call, intent: Intent, outcome: list[ItemOutcome]
+) -> None:
+    """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's."""
+    if call.context.key_is_callers:
+        stamp = parts.appender.stamp()
+        await publish(parts, call, intent, Draft(outcome=outcome, operations=[], stamp=stamp))
+
+
+def fixed_ids(call: Call, count: int) -> range | None:
+    """The ids that a gateway fixed for this request, if they are enough and can be ids at all."""
+    if call.context.ids is None:
+        return None
+    first, last = call.context.ids
+    in_range = 1 <= first <= last <= ids.ID_MAX and ids.block_of(first) == ids.block_of(last)
+    return range(first, last + 1) if in_range and last - first + 1 >= count else None
+
+
+async def take_ids(parts: Parts, call: Call, places: Sequence[int], count: int) -> list[int]:
+    """An id for each of `places` out of `count` items; the same again if a gateway fixed them."""
+    fixed = fixed_ids(call, count)
+    if fixed is not None:
+        return [fixed[place] for place in places]
+    first, last = await parts.ids.take(len(places))
+    return list(range(first, last + 1))
