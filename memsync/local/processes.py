@@ -147,7 +147,7 @@ class Cluster(honcho.manager.Manager):  # type: ignore[misc]  # honcho is not ty
 
 
 def load(cluster: Cluster, environment: dict[str, str], procfile: Path = PROCFILE) -> list[str]:
-    """Add every process of a Procfile, to be run at the top of the repository; returns the names."""
+    """Add every process of a Procfile, to be run where the repository is; returns the names."""
     parsed: Any = honcho.environ.parse_procfile(procfile.read_text(encoding="utf-8"))
     for name, command in parsed.processes.items():
         cluster.add_process(name, command, env=environment, cwd=str(TOP))
