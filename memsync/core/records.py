@@ -67,7 +67,7 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     origin_stamp: Stamp | None = None
     origin: Origin | None = None
     registers: dict[str, Register] = {}
-    counters: dict[str, dict[int, int]] = {}
+    counters: dict[str, dict[str, int]] = {}
     maxima: dict[str, int] = {}
     elements: dict[str, dict[str, bytes]] = {}
     purged: Stamp | None = None
@@ -197,7 +197,7 @@ def _join_maps(one: dict[K, V], other: dict[K, V], join_values: Any) -> dict[K, 
     return joined
 
 
-def _join_counts(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+def _join_counts(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
     return _join_maps(one, other, max)
 
 

@@ -153,12 +153,12 @@ class Purge(_Array, frozen=True, tag=3):
 
 
 class Count(_Array, frozen=True, tag=4):
-    """Raise counters (name -> store incarnation -> count so far) and maxima (name -> value)."""
+    """Raise counters (name -> store incarnation, decimal -> count so far) and maxima (name -> value)."""
 
     record: RecordKey
     scope: Scope
     kind: str
-    counters: dict[str, dict[int, int]]
+    counters: dict[str, dict[str, int]]
     maxima: dict[str, int]
 
 
