@@ -49,7 +49,7 @@ class KeyUses:
         """One request with this key."""
         use = self._uses.get(record.key)
         if use is None:  # go on from what this store has counted before
-            before = record.counters.get(USES, {}).get(self._store.incarnation, 0)
+            before = record.counters.get(USES, {}).get(str(self._store.incarnation), 0)
             use = self._uses[record.key] = _Use(record.scope, before, now_ms)
         use.count += 1
         use.last_ms = max(use.last_ms, now_ms)
@@ -88,7 +88,7 @@ class KeyUses:
                 self._changed[key] = self._changed.pop(key)  # used meanwhile: comes last
 
     def _as_write(self, counts: list[tuple[RecordKey, _Use, int]]) -> Write:
-        incarnation = self._store.incarnation
+        incarnation = str(self._store.incarnation)
         return Write(
             key=ids.new_operation_key(),
             request_hash=b"",

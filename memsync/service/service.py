@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
 
@@ -25,6 +26,7 @@ from memsync.wire import context
 
 Handler: TypeAlias = Callable[[Parts, Call, bytes], Awaitable[Answer]]
 RETRY_AFTER_S = 1.0
+PLACES_LOGGED = 5
 
 
 class Operation(msgspec.Struct, frozen=True):
@@ -179,8 +181,13 @@ def _unforeseen(
     error: Exception, operation: str, request_id: str, exchange: Exchange
 ) -> errors.MemsyncError:
     """A fault of ours, logged here; the caller learns only what it means for its request."""
+    frames = traceback.extract_tb(error.__traceback__)[-PLACES_LOGGED:]  # never the locals: texts
     logger().error(
-        "request.failed", operation=operation[:64], request_id=request_id, **describe(error)
+        "request.failed",
+        operation=operation[:64],
+        request_id=request_id,
+        where=[f"{frame.filename}:{frame.lineno}" for frame in frames],
+        **describe(error),
     )
     if exchange.is_write_sent:
         return errors.OutcomeUnknown("a fault of this peer; repeating with the same key settles it")

@@ -330,10 +330,10 @@ def _tags(tags: list[str] | None) -> Problems:
         return []
     if len(tags) > limits.TAGS_MAX:
         return [("tags", f"{len(tags)} tags, at most {limits.TAGS_MAX}")]
-    long = [tag for tag in tags if not 1 <= len(tag) <= limits.TAG_CHARS_MAX]
-    return [("tags", f"a tag of {len(long[0])} characters, 1 to {limits.TAG_CHARS_MAX}")] * bool(
-        long
-    )
+    lengths = [len(tag) for tag in tags if not 1 <= len(tag) <= limits.TAG_CHARS_MAX]
+    if not lengths:
+        return []
+    return [("tags", f"a tag of {lengths[0]} characters, 1 to {limits.TAG_CHARS_MAX}")]
 
 
 def _metadata(metadata: dict[str, Any] | None) -> Problems:
@@ -348,7 +348,7 @@ def _metadata(metadata: dict[str, Any] | None) -> Problems:
 
 
 def _is_deeper(value: Any, depth: int) -> bool:
-    """Whether `value` is nested so deep that some reader of the log might not be able to read it."""
+    """Whether it is nested so deep that some reader of the log might not be able to read it."""
     if not isinstance(value, dict | list):
         return False
     parts = value.values() if isinstance(value, dict) else value

@@ -74,6 +74,7 @@ BROAD_EXCEPTS = {
     ("memsync/engine/recall/loading.py", "_load"): "a recall stage: the scope is loaded next time",
     ("memsync/engine/recall/pipeline.py", "_search"): "a recall stage: no hits, tagged",
     ("memsync/gateway/middleware.py", "__call__"): "the top of a request: it gets an answer",
+    ("memsync/service/service.py", "call"): "the top of a request: it gets an answer",
 }
 
 ENTRY_POINTS = {"memsync.cli.main", "memsync.local.up", "memsync.local.down"}

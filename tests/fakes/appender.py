@@ -1,0 +1,74 @@
+"""`engine.appender.Appender` without a log: a write is joined into the store at once, or refused.
+
+Stamps, positions, conditions and errors are as the real one's. `writes` has what was handed over, in
+order; `fault` is raised instead of the next writes; `gate`, when it is cleared, holds writes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+
+from memsync.clock import Clock
+from memsync.core.memories import version_of
+from memsync.core.stamps import next_stamp
+from memsync.engine.appender import Condition, Written
+from memsync.engine.directory import Directory
+from memsync.engine.progress import Progress
+from memsync.errors import VersionConflict
+from memsync.ids import Position
+from memsync.ports import LoggedFrame, Store
+from memsync.wire import codec
+from memsync.wire.operations import SCHEMA, Frame, Stamp, Write
+from memsync.wire.requests import Ack
+
+
+class JoiningAppender:
+    """Coordinates writes for one store."""
+
+    def __init__(
+        self, store: Store, directory: Directory, progress: Progress, clock: Clock
+    ) -> None:
+        self._store = store
+        self._directory = directory
+        self._progress = progress
+        self._clock = clock
+        self._last = Stamp(0, 0)
+        self._sequence = 0
+        self.writes: list[Write] = []
+        self.acks: list[Ack] = []
+        self.fault: Exception | None = None
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
+        """A stamp above the clock, above all given before, and above `above`."""
+        wall_ms = self._clock.wall_ms()
+        self._last = next_stamp(self._last, wall_ms=wall_ms, incarnation=9, above=above)
+        return self._last
+
+    async def write(
+        self, write: Write, *, ack: Ack, deadline_s: float, condition: Condition | None = None
+    ) -> Written:
+        """Join a write; it goes through the bytes of the log first."""
+        self.writes.append(write)
+        self.acks.append(ack)
+        await self.gate.wait()
+        if self.fault is not None:
+            raise self.fault
+        if condition is not None:
+            await self._check(condition)
+        self._sequence += 1
+        position = Position(0, 0, self._sequence)
+        frame = codec.decode_frame(codec.pack(Frame(SCHEMA, 9, self._sequence, [write])))
+        changes = await self._store.apply([LoggedFrame(position, frame, 0)], {0: position})
+        self._directory.apply(changes)
+        self._progress.advance([position])
+        return Written(position, {change.after.key: change.after for change in changes})
+
+    async def _check(self, condition: Condition) -> None:
+        record = await self._store.record(condition.record)
+        assert record is not None
+        current = version_of(record)
+        if current != condition.version:
+            raise VersionConflict(f"the version is {current}", details={"current_version": current})

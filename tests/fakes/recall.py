@@ -1,0 +1,59 @@
+"""A recall without models: memories of the scope that share a word with the question, newest first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from memsync.clock import Clock
+from memsync.core.lexical import terms_of
+from memsync.core.memories import content_of, is_visible, view_fields
+from memsync.ids import Scope, scope_key
+from memsync.ports import Store
+from memsync.wire.operations import Vector
+from memsync.wire.replies import Freshness, QueryAnswer, RecalledMemory
+from memsync.wire.requests import QueryRequest
+
+
+class WordRecall:
+    """`requests` has the questions as they arrived, with their deadlines and what was degraded."""
+
+    def __init__(self, store: Store, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self.requests: list[tuple[QueryRequest, float, tuple[str, ...]]] = []
+
+    async def answer(
+        self,
+        scope: Scope,
+        request: QueryRequest,
+        *,
+        deadline_s: float,
+        degraded: Sequence[str] = (),
+    ) -> QueryAnswer:
+        """Answer from the store."""
+        self.requests.append((request, deadline_s, tuple(degraded)))
+        asked = terms_of(request.query).keys()
+        found = [
+            RecalledMemory(**view_fields(record), score=1.0, scoring={})
+            for record in reversed(await self._store.memories(scope_key(scope)))
+            if is_visible(record, self._clock.wall_ms())
+            and asked & terms_of(content_of(record).text).keys()
+        ]
+        return QueryAnswer(
+            memories=found[: request.k],
+            context="",
+            confidence=0.0,
+            latency_ms=0.0,
+            session_id=request.session_id,
+            query_intent="general",
+            query_id="q",
+            degraded=bool(degraded),
+            degraded_components=list(degraded),
+            freshness=Freshness(),
+            sla_target_ms=500,
+            sla_met=True,
+        )
+
+    async def embed_for_write(self, texts: Sequence[str]) -> list[Vector | None]:
+        """No model, no vectors."""
+        return [None] * len(texts)
