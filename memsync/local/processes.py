@@ -32,8 +32,6 @@ REBORN_MIN_S = 10.0  # a keeper that lived shorter is not started again
 EXIT_CONFIGURATION = 2
 BUS = "nats-"
 
-honcho.manager.KILL_WAIT = KILL_WAIT_S
-
 
 class Output:
     """honcho's printer: what the processes wrote, with their names; not what honcho does."""
@@ -87,7 +85,9 @@ class Cluster(honcho.manager.Manager):  # type: ignore[misc]  # honcho is not ty
         threading.Thread(target=self._end_in_order, name="end", daemon=True).start()
 
     def _start(self) -> None:
-        signal.signal(signal.SIGHUP, _as_terminate)  # the terminal was closed
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup wants it
+            signal.signal(signal.SIGHUP, _as_terminate)  # the terminal was closed
+        honcho.manager.KILL_WAIT = KILL_WAIT_S
         gc.freeze()  # fewer pages to copy in honcho's forked watchers
         super()._start()
         now = time.monotonic()

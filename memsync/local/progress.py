@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import sys
 import time
@@ -36,7 +37,10 @@ class PlainReporter:
 
     def line(self, text: str) -> None:
         """One line that stays."""
-        print(text, flush=True)
+        try:
+            print(text, flush=True)
+        except OSError:
+            _listen_to_nobody()
 
     def waiting(self, text: str) -> None:
         """Not shown: a file needs no spinner."""
@@ -56,7 +60,10 @@ class TerminalReporter:
 
     def line(self, text: str) -> None:
         """One line that stays, above the spinner."""
-        self._console.print(text)
+        try:
+            self._console.print(text)
+        except OSError:
+            _listen_to_nobody()
 
     def waiting(self, text: str) -> None:
         """Show or change the spinner."""
@@ -67,8 +74,11 @@ class TerminalReporter:
 
     def done(self) -> None:
         """Remove the spinner."""
-        if self._status is not None:
-            self._status.stop()
+        try:
+            if self._status is not None:
+                self._status.stop()
+        except OSError:
+            _listen_to_nobody()
 
 
 def reporter() -> Reporter:
@@ -133,6 +143,11 @@ def describe(missing: list[Part], home: Home) -> list[str]:
         if not part.is_up()
     }
     return [f"{name} is not ready: see {' and '.join(map(str, logs[name]))}" for name in logs]
+
+
+def _listen_to_nobody() -> None:
+    """Whoever read our output has gone (`scripts/up | head`): the cluster goes on without."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _listening(port: int) -> Callable[[], bool]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -21,10 +24,11 @@ from memsync import limits
 from memsync.local import secrets
 from memsync.local.ports import HOST
 from tests.conditions import eventually
-from tests.system.local_bus import Bus, running_bus
+from tests.system.local_bus import TOP, Bus, running_bus
 
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 2.0
+ENDED_WITHIN_S = 10.0
 REFUSED_TIMEOUT_S = 0.5  # a refused request is never answered
 
 
@@ -195,3 +199,33 @@ async def test_a_single_server_needs_no_cluster(tmp_path: Path) -> None:
                 return False  # it is still starting
 
         assert await eventually(answers, "a stream on a single server")
+
+
+@pytest.mark.parametrize(
+    ("config", "binary", "said"),
+    [
+        ("server_name: x\nlisten: {\n", None, "nats.conf:"),
+        ("no_such_field: 1\n", None, "no_such_field"),
+        ("server_name: x\n", "/bin/true", "/bin/true: is not a nats-server"),
+        ("server_name: x\n", "/nowhere", "/nowhere: cannot be run"),
+        (None, None, "nats.conf: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_with_code_2(
+    tmp_path: Path, config: str | None, binary: str | None, said: str
+) -> None:
+    path = tmp_path / "nats.conf"
+    if config is not None:
+        path.write_text(config)
+    answer = subprocess.run(
+        [sys.executable, "-I", "-S", str(TOP / "nodes" / "nats.py"), "--config", str(path)],
+        env=os.environ | ({"MEMSYNC_NATS_SERVER": binary} if binary else {}),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENDED_WITHIN_S,
+    )
+    assert answer.returncode == 2
+    assert said in answer.stderr
+    assert "Traceback" not in answer.stderr
