@@ -166,7 +166,7 @@ async def _peer(
         progress=progress,
         recall=recall,
         ids=ids,
-        sharing=Sharing(),
+        sharing=Sharing(clock),
     )
     service = Service(parts, health)
     responder = Responder(client, cell, settings.name, service)

@@ -1,0 +1,170 @@
+"""kill -9 under load: nothing acknowledged is lost, no recall fails, nobody has to act."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Sequence
+
+import httpx
+import msgspec
+import nats
+import pytest
+
+from tests.conditions import eventually
+from tests.system.conftest import Cluster
+
+WRITERS = 16
+ADDS = 2_000
+USER = "killed-under-load"
+SLOWEST_ADD_S = 1.5
+FOUND_WITHIN_S = 10.0
+
+
+class History(msgspec.Struct):
+    """What the writers and readers saw."""
+
+    acknowledged: dict[int, str] = {}
+    slowest_s: float = 0.0
+    retried: int = 0
+    recalls: int = 0
+
+
+async def write(
+    client: httpx.AsyncClient, cluster: Cluster, numbers: Sequence[int], history: History
+) -> None:
+    """Add one after the other; each has a `client_ref`, so that a repeat after a broken connection
+    (only a gateway's death may cause one) is safe."""
+    for number in numbers:
+        body = {"text": f"fact number {number} of the load", "client_ref": f"fact-{number}"}
+        started = time.monotonic()
+        answer = await client.post(
+            cluster.url + "/memory/add", json=body, headers=cluster.headers(USER)
+        )
+        history.slowest_s = max(history.slowest_s, time.monotonic() - started)
+        assert answer.status_code == 201, answer.text
+        history.acknowledged[answer.json()["id"]] = body["text"]
+
+
+async def read(
+    client: httpx.AsyncClient, cluster: Cluster, history: History, stop: asyncio.Event
+) -> None:
+    """Recall until told to stop; every answer must be a 200 of the usual shape."""
+    while not stop.is_set():
+        answer = await client.post(
+            cluster.url + "/memory/query",
+            json={"query": "which fact number", "k": 3},
+            headers=cluster.headers(USER),
+        )
+        assert answer.status_code == 200, answer.text
+        assert {"memories", "degraded", "degraded_components", "freshness"} <= answer.json().keys()
+        history.recalls += 1
+
+
+async def leader_of_a_stripe(cluster: Cluster) -> str:
+    """The name of a server that leads one of the stripes."""
+    credentials = json.loads((cluster.home / "node.creds").read_text())
+    client = await nats.connect(
+        cluster.nats_url(1),
+        user=credentials["user"],
+        password=credentials["password"],
+        inbox_prefix=credentials["inbox_prefix"],
+    )
+    try:
+        info = await client.jetstream().stream_info("MEMSYNC_LOCAL_CELL_0_0")
+        assert info.cluster is not None
+        assert info.cluster.leader is not None
+        return info.cluster.leader
+    finally:
+        await client.close()
+
+
+async def is_everything_found(
+    client: httpx.AsyncClient, url: str, cluster: Cluster, expected: dict[int, str]
+) -> bool:
+    """Whether a peer lists every acknowledged memory with its text."""
+    found: dict[int, str] = {}
+    offset = 0
+    while True:
+        answer = await client.get(
+            f"{url}/memory/list?limit=100&offset={offset}", headers=cluster.headers(USER)
+        )
+        if answer.status_code != 200:
+            return False
+        items = answer.json()["items"]
+        found |= {item["id"]: item["text"] for item in items}
+        offset += len(items)
+        if not items:
+            return all(found.get(i) == text for i, text in expected.items())
+
+
+async def test_nothing_acknowledged_is_lost_when_a_peer_and_a_server_are_killed(
+    own_cluster: Cluster,
+) -> None:
+    cluster, history, stop = own_cluster, History(), asyncio.Event()
+    server = await leader_of_a_stripe(cluster)
+    limits = httpx.Limits(max_connections=WRITERS + 4)
+    async with httpx.AsyncClient(timeout=30.0, limits=limits) as client:
+        async with asyncio.TaskGroup() as tasks:
+            reader = tasks.create_task(read(client, cluster, history, stop))
+            writers = [
+                tasks.create_task(write(client, cluster, range(first, ADDS, WRITERS), history))
+                for first in range(WRITERS)
+            ]
+
+            async def has_written(count: int) -> bool:
+                return len(history.acknowledged) >= count
+
+            await eventually(lambda: has_written(ADDS // 4), "a quarter is written", 60)
+            old_peer = cluster.kill("peer-2")
+            await eventually(lambda: has_written(ADDS // 2), "half is written", 60)
+            old_server = cluster.kill(server)
+            await asyncio.gather(*writers)
+            stop.set()
+            await reader
+        assert len(history.acknowledged) == ADDS
+        assert history.recalls > 0
+        cluster.wait_reborn("peer-2", old_peer)
+        cluster.wait_reborn(server, old_server)
+        cluster.wait_ready()
+        for number in (1, 2, 3):
+            url = cluster.peer_url(number)
+            await eventually(
+                lambda url=url: is_everything_found(client, url, cluster, history.acknowledged),
+                f"all {ADDS} adds on peer-{number}",
+                FOUND_WITHIN_S,
+            )
+    print(f"slowest add {history.slowest_s:.3f} s, {history.recalls} recalls")
+    assert history.slowest_s < SLOWEST_ADD_S
+
+
+@pytest.mark.parametrize("name", ["nats-1", "peer-1", "gateway-1"])
+async def test_who_is_killed_comes_back_and_catches_up(cluster: Cluster, name: str) -> None:
+    """kill -9 of each kind of process; what was added meanwhile is on every peer afterwards."""
+    headers = cluster.headers(f"reborn-{name}")
+    old = cluster.kill(name)
+    async with httpx.AsyncClient(timeout=30.0) as client:
+
+        async def is_added() -> bool:
+            try:
+                answer = await client.post(
+                    cluster.url + "/memory/add",
+                    json={"text": f"while {name} was away", "client_ref": name},
+                    headers=headers,
+                )
+            except httpx.TransportError:
+                return False  # a connection to the killed gateway; client_ref makes a repeat safe
+            return answer.status_code in (200, 201)
+
+        await eventually(is_added, f"an add while {name} is away", 5.0)
+        cluster.wait_reborn(name, old)
+        cluster.wait_ready()
+        for number in (1, 2, 3):
+            url = cluster.peer_url(number)
+
+            async def has_it(url: str = url) -> bool:
+                page = await client.get(url + "/memory/list", headers=headers)
+                return bool(page.status_code == 200 and page.json()["total"] == 1)
+
+            await eventually(has_it, f"the add on peer-{number}", 10.0)
