@@ -21,7 +21,7 @@ from memsync.gateway.passing.watch import PeerWatch
 from memsync.ports import Answer
 from memsync.wire import codec, context, replies, requests
 
-RECALL_S_MAX = 3.0  # no recall waits longer for peers, whatever its deadline
+RECALL_S_MAX = 2.0  # no recall waits longer for peers: the budget of the highest tier
 RETRY_AFTER_S = 1.0
 
 

@@ -106,15 +106,13 @@ class RecallTimes:
 
 
 def plan(order: Sequence[str], buses: Sequence[str], http: str) -> list[Attempt]:
-    """The attempts of one request: over the first bus, then another, then the peers' own ports.
+    """The attempts of one request; `buses` are the ways over the bus that are open.
 
-    `buses` are the ways over the bus that are open. The preferred peer is asked once more over the
-    second bus, since its silence may have been the first bus's.
+    The first ones differ in the way AND in the peer (first bus, second bus, the peer's own port), so
+    that one frozen peer together with one frozen server costs two waits. Then all that is left.
     """
-    attempts: list[Attempt] = []
-    if buses:
-        attempts += [Attempt(buses[0], order[0])]
-        attempts += [Attempt(buses[-1], member) for member in order[1:]]
-        if len(buses) > 1:
-            attempts.append(Attempt(buses[-1], order[0]))
-    return attempts + [Attempt(http, member) for member in order]
+    ways = [*buses, http]
+    varied = [Attempt(way, order[number % len(order)]) for number, way in enumerate(ways)]
+    by_bus = [Attempt(bus, member) for bus in buses[-1:] for member in order]
+    by_http = [Attempt(http, member) for member in order]
+    return list(dict.fromkeys(varied + by_bus + by_http))

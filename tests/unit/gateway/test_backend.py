@@ -1,0 +1,400 @@
+"""Passing requests on: one effect, one answer, in time, and nothing left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx
+import msgspec
+import pytest
+
+from memsync import errors, limits
+from memsync.gateway.passing import backend as passing
+from memsync.gateway.passing.backend import PeerBackend
+from memsync.gateway.passing.routing import Suspects, rendezvous
+from memsync.gateway.passing.watch import PeerWatch
+from memsync.ports import Answer
+from memsync.wire import replies
+from tests.conditions import eventually
+from tests.fakes.ways import (
+    GOOD,
+    NO_ANSWER,
+    NOT_DELIVERED,
+    Peers,
+    after,
+    refusal,
+    silent,
+)
+
+HEADERS = {"X-API-Key": "k", "X-End-User-ID": "anna", "X-Request-ID": "req_1"}
+MEMBERS = ["peer-1", "peer-2", "peer-3"]
+ORDER = rendezvous(MEMBERS, "k", "", "anna")
+FIRST, SECOND, THIRD = ORDER
+QUESTION = b'{"query": "tea", "session_id": "s"}'
+
+
+class FakeIds:
+    """Ids from 100 on, while there are any."""
+
+    def __init__(self) -> None:
+        self.next = 100
+        self.are_there = True
+
+    async def take(self, count: int) -> tuple[int, int] | None:
+        if not self.are_there:
+            return None
+        first, self.next = self.next, self.next + count
+        return first, first + count - 1
+
+
+class Gateway:
+    """A `PeerBackend` on fakes."""
+
+    def __init__(self, peers: Peers, client: httpx.AsyncClient) -> None:
+        self.peers = peers
+        self.ids = FakeIds()
+        self.suspects = Suspects()
+        self.is_stopping = False
+        self.watch = PeerWatch(dict.fromkeys(MEMBERS, "http://127.0.0.1:1"), client, self.suspects)
+        self.backend = PeerBackend(
+            [peers.way("bus"), peers.way("second")],
+            peers.way("http"),
+            self.ids,
+            self.watch,
+            self.suspects,
+            is_stopping=lambda: self.is_stopping,
+        )
+
+    async def call(self, operation: str, body: bytes = b"{}", **headers: str) -> Answer:
+        """One request; nothing may be left of it."""
+        given = {**HEADERS, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        before = asyncio.all_tasks()
+        answer = await self.backend.call(operation, given, body)
+        assert asyncio.all_tasks() == before
+        assert self.peers.silent_now == 0
+        return answer
+
+
+@pytest.fixture
+def peers() -> Peers:
+    return Peers()
+
+
+@pytest.fixture
+async def gateway(peers: Peers) -> AsyncIterator[Gateway]:
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    async with httpx.AsyncClient(transport=transport) as client:
+        yield Gateway(peers, client)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attempts that fail in 20 ms instead of 500."""
+    monkeypatch.setattr(limits, "ATTEMPT_TIMEOUT_S", 0.02)
+
+
+def code_of(answer: Answer) -> str:
+    """The code of the error that an answer says."""
+    return error_of(answer).code
+
+
+def error_of(answer: Answer) -> errors.ErrorBody:
+    """The error that an answer says."""
+    return msgspec.json.decode(answer.body, type=errors.ErrorAnswer).error
+
+
+class TestTheUsualCase:
+    async def test_the_preferred_peer_answers(self, gateway: Gateway, peers: Peers) -> None:
+        answer = await gateway.call("memory.query", QUESTION)
+        assert answer == GOOD
+        assert [(a.way, a.member, a.body) for a in peers.asked] == [("bus", FIRST, QUESTION)]
+
+    async def test_a_write_gets_its_key_and_ids(self, gateway: Gateway, peers: Peers) -> None:
+        await gateway.call("memory.add", b'{"text":"tea"}')
+        await gateway.call("memory.bulk_add")
+        await gateway.call("memory.forget", Idempotency_Key="mine")
+        added, bulk, forgotten = (asked.headers for asked in peers.asked)
+        assert added["Memsync-Ids"] == "100-100"
+        assert added["Memsync-Operation-Key"].startswith("~")
+        assert bulk["Memsync-Ids"] == f"101-{100 + limits.BULK_ITEMS_MAX}"
+        assert bulk["Memsync-Operation-Key"] != added["Memsync-Operation-Key"]
+        assert "Memsync-Ids" not in forgotten
+        assert "Memsync-Operation-Key" not in forgotten
+        assert forgotten["Idempotency-Key"] == "mine"
+
+    async def test_a_read_gets_none(self, gateway: Gateway, peers: Peers) -> None:
+        await gateway.call("memory.get")
+        assert not {"Memsync-Ids", "Memsync-Operation-Key"} & set(peers.asked[0].headers)
+
+    async def test_a_caller_cannot_fix_what_is_the_gateways(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        gateway.ids.are_there = False
+        await gateway.call("memory.add", Memsync_Ids="1-2", Memsync_Operation_Key="evil")
+        assert "Memsync-Ids" not in peers.asked[0].headers
+        assert peers.asked[0].headers["Memsync-Operation-Key"] != "evil"
+
+    async def test_what_is_left_of_the_deadline_goes_along(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        await gateway.call("memory.add", Memsync_Deadline_Ms="400")
+        await gateway.call("memory.add")
+        first, second = (int(asked.headers["Memsync-Deadline-Ms"]) for asked in peers.asked)
+        assert 300 < first <= 400
+        assert 9_000 < second <= 10_000
+
+
+class TestRefusedHere:
+    async def test_without_a_key(self, gateway: Gateway, peers: Peers) -> None:
+        answer = await gateway.backend.call("memory.query", {"X-Request-ID": "r"}, QUESTION)
+        assert (answer.status, code_of(answer)) == (401, "MISSING_API_KEY")
+        assert peers.asked == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("Memsync_Ack", "some"), ("Memsync_Consistency", "none"), ("Idempotency_Key", "k" * 129),
+         ("Idempotency_Key", "~mine"), ("Memsync_Deadline_Ms", "soon"),
+         ("Memsync_Min_Position", "x")],
+    )  # fmt: skip
+    async def test_with_a_header_that_is_wrong_on_its_face(
+        self, name: str, value: str, gateway: Gateway, peers: Peers
+    ) -> None:
+        answer = await gateway.call("memory.add", **{name: value})
+        assert (answer.status, code_of(answer)) == (422, "VALIDATION_ERROR")
+        assert error_of(answer).message.startswith(name.replace("_", "-"))
+        assert peers.asked == []
+
+    async def test_when_too_many_are_in_flight(
+        self, gateway: Gateway, peers: Peers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(limits, "REQUESTS_IN_FLIGHT_MAX", 2)
+        peers.default = after(0.01)
+        answers = await asyncio.gather(
+            *(gateway.backend.call("memory.add", HEADERS, b"{}") for _ in range(3))
+        )
+        assert sorted(answer.status for answer in answers) == [200, 200, 503]
+        assert code_of(answers[2]) == "OVERLOADED"
+        assert error_of(answers[2]).definite
+        assert (await gateway.call("memory.add")).status == 200
+
+
+class TestTheNextPeer:
+    @pytest.mark.parametrize("operation", ["memory.add", "memory.query", "memory.list"])
+    @pytest.mark.parametrize(
+        "trouble",
+        [NOT_DELIVERED, NO_ANSWER, silent, refusal(errors.Unavailable), refusal(errors.NoQuorum)],
+        ids=["nobody there", "lost", "silent", "overloaded", "no quorum"],
+    )
+    async def test_is_asked_over_the_second_bus(
+        self, operation: str, trouble: object, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.does[FIRST] = trouble
+        assert await gateway.call(operation, QUESTION) == GOOD
+        assert [(a.way, a.member) for a in peers.asked] == [("bus", FIRST), ("second", SECOND)]
+
+    async def test_is_asked_with_the_same_key_and_ids(self, gateway: Gateway, peers: Peers) -> None:
+        peers.default = silent
+        peers.does["http", THIRD] = GOOD
+        assert await gateway.call("memory.add") == GOOD
+        assert peers.members() == ORDER
+        for name in ("Memsync-Operation-Key", "Memsync-Ids"):
+            assert len({asked.headers[name] for asked in peers.asked}) == 1
+
+    @pytest.mark.parametrize("status", [400, 401, 403, 404, 409, 413, 422, 429, 501])
+    async def test_is_not_asked_after_a_final_answer(
+        self, status: int, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.does[FIRST] = Answer(status, {}, b"{}")
+        for operation in ("memory.update", "memory.query"):
+            assert (await gateway.call(operation, QUESTION)).status == status
+        assert peers.members() == [FIRST, FIRST]
+
+    async def test_is_not_asked_when_a_home_stripe_has_no_leader(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.does[FIRST] = refusal(errors.NoStripeLeader)
+        assert code_of(await gateway.call("memory.update")) == "NO_STRIPE_LEADER"
+        assert peers.members() == [FIRST]
+
+    async def test_is_asked_for_a_read_after_a_fault(self, gateway: Gateway, peers: Peers) -> None:
+        peers.does[FIRST] = refusal(errors.Internal)
+        assert await gateway.call("memory.query", QUESTION) == GOOD
+        assert await gateway.call("memory.list") == GOOD
+        assert (await gateway.call("memory.forget")).status == 500
+
+    async def test_a_late_answer_still_counts(self, gateway: Gateway, peers: Peers) -> None:
+        peers.default = silent
+        peers.does["bus", FIRST] = after(0.05)
+        assert await gateway.call("memory.add") == GOOD
+        assert peers.members()[:2] == [FIRST, SECOND]
+
+    async def test_without_the_bus_the_ports_are_asked(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.closed = {"bus", "second"}
+        for operation in ("memory.add", "memory.query"):
+            assert await gateway.call(operation, QUESTION) == GOOD
+        assert [asked.way for asked in peers.asked] == ["http", "http"]
+
+    async def test_one_bus_is_enough(self, gateway: Gateway, peers: Peers) -> None:
+        peers.closed = {"bus"}
+        await gateway.call("memory.add")
+        assert [asked.way for asked in peers.asked] == ["second"]
+
+
+class TestNoPeer:
+    async def test_that_refused_is_asked_again_another_way(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = refusal(errors.NoQuorum)
+        answer = await gateway.call("memory.add")
+        assert code_of(answer) == "NO_QUORUM"
+        assert error_of(answer).definite
+        assert sorted(peers.members()) == MEMBERS
+
+    @pytest.mark.parametrize(
+        ("troubles", "code"),
+        [
+            ([NOT_DELIVERED] * 3, "OVERLOADED"),
+            ([refusal(errors.NoQuorum), NOT_DELIVERED, NOT_DELIVERED], "NO_QUORUM"),
+            ([refusal(errors.NoQuorum), refusal(errors.NoQuorum), NO_ANSWER], "OUTCOME_UNKNOWN"),
+            ([NOT_DELIVERED, NO_ANSWER, NOT_DELIVERED], "OUTCOME_UNKNOWN"),
+            ([refusal(errors.OutcomeUnknown), *[refusal(errors.NoQuorum)] * 2], "OUTCOME_UNKNOWN"),
+            ([Answer(503, {}, b"<html>"), NOT_DELIVERED, NOT_DELIVERED], "OUTCOME_UNKNOWN"),
+        ],
+    )
+    async def test_a_write_is_definite_only_if_every_attempt_was(
+        self, troubles: list[object], code: str, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.does = dict(zip(ORDER, troubles, strict=True))
+        answer = await gateway.call("memory.add")
+        assert (answer.status, code_of(answer)) == (503, code)
+        assert error_of(answer).definite == (code != "OUTCOME_UNKNOWN")
+
+    async def test_a_read_is_always_definite(self, gateway: Gateway, peers: Peers) -> None:
+        peers.default = NO_ANSWER
+        answer = await gateway.call("memory.get")
+        assert (answer.status, code_of(answer)) == (503, "OVERLOADED")
+        assert error_of(answer).definite
+
+    async def test_a_write_ends_at_its_deadline(self, gateway: Gateway, peers: Peers) -> None:
+        peers.default = silent
+        started = asyncio.get_running_loop().time()
+        answer = await gateway.call("memory.add", Memsync_Deadline_Ms="150")
+        assert 0.1 < asyncio.get_running_loop().time() - started < 1.0
+        assert code_of(answer) == "OUTCOME_UNKNOWN"
+        assert set(peers.members()) == set(MEMBERS)
+
+    @pytest.mark.parametrize("trouble", [silent, NOT_DELIVERED, refusal(errors.Unavailable)])
+    async def test_a_recall_is_empty_and_says_so(
+        self, trouble: object, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = trouble
+        answer = await gateway.call("memory.query", QUESTION, Memsync_Deadline_Ms="100")
+        assert answer.status == 200
+        found = msgspec.json.decode(answer.body, type=replies.QueryAnswer)
+        assert found.memories == []
+        assert found.degraded
+        assert found.degraded_components == ["search", "replication"]
+        assert found.session_id == "s"
+        assert found.sla_target_ms == limits.RECALL_BUDGET_MS["medium"]
+
+    async def test_a_recall_does_not_wait_out_a_long_deadline(
+        self, gateway: Gateway, peers: Peers, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(passing, "RECALL_S_MAX", 0.1)
+        peers.default = silent
+        started = asyncio.get_running_loop().time()
+        assert (await gateway.call("memory.query", QUESTION)).status == 200
+        assert asyncio.get_running_loop().time() - started < 1.0
+
+    @pytest.mark.parametrize(
+        ("body", "code"), [(b"{", "INVALID_JSON"), (b'{"k": 5}', "VALIDATION_ERROR"),
+                           (b'{"query":"a","weights":{"x":1}}', "VALIDATION_ERROR")],
+    )  # fmt: skip
+    async def test_a_wrong_question_is_still_wrong(
+        self, body: bytes, code: str, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = NOT_DELIVERED
+        assert code_of(await gateway.call("memory.query", body)) == code
+
+
+class TestHedging:
+    async def test_a_slow_peer_is_overtaken(self, gateway: Gateway, peers: Peers) -> None:
+        peers.does[FIRST] = silent
+        started = asyncio.get_running_loop().time()
+        assert await gateway.call("memory.query", QUESTION) == GOOD
+        assert asyncio.get_running_loop().time() - started < 0.4
+
+    async def test_a_quick_peer_is_not(self, gateway: Gateway, peers: Peers) -> None:
+        for _ in range(100):
+            await gateway.call("memory.query", QUESTION)
+        assert set(peers.members()) == {FIRST}
+
+    async def test_a_frozen_peer_is_asked_last_soon(self, gateway: Gateway, peers: Peers) -> None:
+        peers.does[FIRST] = silent
+        for _ in range(5):
+            await gateway.call("memory.query", QUESTION, Memsync_Deadline_Ms="60")
+        peers.asked.clear()
+        assert await gateway.call("memory.query", QUESTION) == GOOD
+        assert await gateway.call("memory.add") == GOOD
+        assert peers.members() == [SECOND, SECOND]
+
+    async def test_a_dead_peer_is_asked_last_at_once(self, gateway: Gateway, peers: Peers) -> None:
+        peers.does[FIRST] = NOT_DELIVERED
+        await gateway.call("memory.add")
+        peers.asked.clear()
+        await gateway.call("memory.add")
+        assert peers.members() == [SECOND]
+
+
+class TestCancelling:
+    async def test_leaves_nothing_behind(self, gateway: Gateway, peers: Peers) -> None:
+        peers.default = silent
+        before = asyncio.all_tasks()
+        call = asyncio.create_task(gateway.backend.call("memory.query", HEADERS, QUESTION))
+        await eventually(peers.were_two_asked, "two peers are asked")
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+        assert peers.silent_now == 0
+        assert asyncio.all_tasks() == before
+        peers.default = GOOD
+        assert await gateway.call("memory.add") == GOOD
+
+
+class TestReadiness:
+    async def test_all_well(self, gateway: Gateway) -> None:
+        await gateway.watch.ask_all()
+        assert set(gateway.backend.checks().values()) == {"ok"}
+        assert gateway.backend.is_recalling()
+
+    async def test_without_the_bus(self, gateway: Gateway, peers: Peers) -> None:
+        peers.closed = {"bus", "second"}
+        assert gateway.backend.checks()["bus"].startswith("failed: not connected")
+        peers.closed = {"bus"}
+        assert gateway.backend.checks()["bus"] == "ok"
+
+    async def test_before_and_without_peers(self, gateway: Gateway) -> None:
+        assert gateway.backend.checks()["peers"].startswith("failed: 0 of 3 ready, 2 needed")
+        assert not gateway.backend.is_recalling()
+
+    async def test_while_it_shuts_down(self, gateway: Gateway) -> None:
+        gateway.is_stopping = True
+        assert gateway.backend.checks()["process"] == "failed: shutting down"
+
+    async def test_a_peer_that_does_not_answer_is_suspect(self) -> None:
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.host == FIRST:
+                raise httpx.ConnectError("refused")
+            return httpx.Response(503 if request.url.host == SECOND else 200)
+
+        suspects = Suspects()
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            watch = PeerWatch({member: f"http://{member}" for member in ORDER}, client, suspects)
+            await watch.ask_all()
+        assert watch.states == {FIRST: "ConnectError", SECOND: "not ready", THIRD: "ready"}
+        assert watch.is_any_alive()
+        assert watch.check().startswith("failed: 1 of 3 ready")
+        assert suspects.order(ORDER, asyncio.get_running_loop().time())[-1] == FIRST
