@@ -1,8 +1,8 @@
 """What an operator sets: TOML files read into frozen structs, checked field by field.
 
-A wrong file raises `ConfigurationError` with the file, the field and what to do; processes then exit
-with 2 and their keeper does not start them again. The README's tables are made from the docstrings here
-by `scripts/config_table`.
+A wrong file raises `ConfigurationError` with the file, the field and what to do; processes then
+exit with 2 and their keeper does not start them again. The README's tables are made from the
+docstrings here by `scripts/config_table`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     credentials: str = ""
     """Path of a JSON file {"user", "password", "inbox_prefix"} (mode 0600); "" = no accounts."""
     system_credentials: str = ""
-    """The same for the system account; peers use it to read each server's settings. "" = not checked in development, not ready for writes in production."""
+    """The same for the system account; peers use it to read each server's settings. "" = not
+    checked in development, not ready for writes in production."""
 
 
 class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -55,11 +56,14 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     log_replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 3
     """Copies of each log stream on the bus. 1 is for a laptop: it survives no loss of a server."""
     stripe_bytes_max: Annotated[int, msgspec.Meta(ge=16 * 1024 * 1024)] = 8 * GIB
-    """`max_bytes` of each of the three log streams. Lower: less disk, shorter time that a dead peer may stay away. Higher: the reverse."""
+    """`max_bytes` of each of the three log streams. Lower: less disk, shorter time that a dead
+    peer may stay away. Higher: the reverse."""
     hot_index_bytes_max: Positive = limits.HOT_INDEX_BYTES_MAX_DEFAULT
-    """Memory for the loaded recall indexes; the longest unused scope goes first. Lower: more loading from SQLite. Higher: more memory."""
+    """Memory for the loaded recall indexes; the longest unused scope goes first. Lower: more
+    loading from SQLite. Higher: more memory."""
     embedder: Annotated[str, msgspec.Meta(pattern=r"^(static|none)$")] = "static"
-    """`static` is the model in the wordllama wheel; `none` recalls by words only (tagged `embedding`)."""
+    """`static` is the model in the wordllama wheel; `none` recalls by words only (tagged
+    `embedding`)."""
     log_dir: str = ""
     """Where log files go (rotated at 10 MB, 5 kept); "" = standard error."""
     clock_offset_s: float = 0.0

@@ -25,8 +25,8 @@
         └── OutcomeUnknown      503  OUTCOME_UNKNOWN   (the only one that is not definite)
 
 `definite` means: it did not happen and will not. `retryable` means: the same request may succeed
-later without being changed; with the same `Idempotency-Key` or `client_ref` repeating is always safe.
-Messages carry facts and numbers, never memory text and never a secret.
+later without being changed; with the same `Idempotency-Key` or `client_ref` repeating is always
+safe. Messages carry facts and numbers, never memory text and never a secret.
 
 Beside the tree stand two errors that no caller of the API ever sees: `ConfigurationError`, for the
 person who starts a process, and `InvariantBroken`, which makes a peer stop applying and say why.
@@ -146,7 +146,7 @@ class PayloadTooLarge(MemsyncError):
 
 
 class ValidationFailed(MemsyncError):
-    """A field is wrong; the message is "field: reason", `details` lists every one that was found."""
+    """A field is wrong; the message is "field: reason", `details` lists every one found."""
 
     code = "VALIDATION_ERROR"
     http_status = 422
@@ -159,7 +159,7 @@ class KeyReused(ValidationFailed):
 
 
 class RateLimited(MemsyncError):
-    """The key, or the address, sends more than its limit; `retry_after_s` says when to come again."""
+    """The key, or the address, sends more than its limit; `retry_after_s` says when to return."""
 
     code = "RATE_LIMIT_EXCEEDED"
     http_status = 429
@@ -167,7 +167,8 @@ class RateLimited(MemsyncError):
 
 
 class Internal(MemsyncError):
-    """A fault of ours, on a path that changes nothing. Its details are in the log, not in the answer."""
+    """A fault of ours, on a path that changes nothing. Its details are in the log, not in the
+    answer."""
 
 
 class NotBuilt(MemsyncError):
@@ -186,7 +187,7 @@ class Unavailable(MemsyncError):
 
 
 class NoQuorum(Unavailable):
-    """Fewer than a majority of the servers or of the members can take a write; nothing was written."""
+    """No majority of the servers, or of the members, can take a write; nothing was written."""
 
     code = "NO_QUORUM"
 
@@ -205,7 +206,8 @@ class OutcomeUnknown(Unavailable):
 
 
 class ConfigurationError(Exception):
-    """A setting is wrong. The message names the field and says what to do; the process exits with 2."""
+    """A setting is wrong. The message names the field and says what to do; the process exits
+    with 2."""
 
 
 class InvariantBroken(Exception):
@@ -246,7 +248,8 @@ def _tree(root: type[MemsyncError]) -> list[type[MemsyncError]]:
 
 
 def error_class(code: str) -> type[MemsyncError]:
-    """The class of the tree whose `code` is this; `Internal` for one that this version does not know."""
+    """The class of the tree whose `code` is this; `Internal` for one that this version does not
+    know."""
     return next((cls for cls in _tree(MemsyncError)[1:] if cls.code == code), Internal)
 
 

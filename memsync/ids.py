@@ -1,8 +1,9 @@
-"""Names of things: scopes, record keys, memory ids, positions. Pure functions and small frozen types.
+"""Names of things: scopes, record keys, memory ids, positions. Pure functions and small frozen
+types.
 
-A **memory id** is an integer below 2^53 (JavaScript and SQLite both hold it exactly):
-id space (5 bits, one per NATS cluster), block (32 bits, leased from `MEMSYNC_IDS`), number (16 bits).
-The block that a process leases at its start is also its **incarnation**, so no stamp is used twice.
+A **memory id** is an integer below 2^53 (JavaScript and SQLite both hold it exactly): id space (5
+bits, one per NATS cluster), block (32 bits, leased from `MEMSYNC_IDS`), number (16 bits). The block
+that a process leases at its start is also its **incarnation**, so no stamp is used twice.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ class Scope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
-    """A place in the log: (stripe, generation of the stripe, sequence in that generation's stream)."""
+    """A place in the log: (stripe, its generation, sequence in that generation's stream)."""
 
     stripe: int
     generation: int
@@ -113,5 +114,6 @@ def project_id(organisation: int, slug: str) -> str:
 
 
 def secret_hash(secret: str) -> bytes:
-    """What is stored of an API key: 32 bytes. The key has 160 random bits, so one plain hash is enough."""
+    """What is stored of an API key: 32 bytes. The key has 160 random bits, so one plain hash is
+    enough."""
     return blake2b(secret.encode(), digest_size=32, person=b"memsync-api-key").digest()

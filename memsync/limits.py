@@ -1,7 +1,7 @@
 """Every limit of the system, in one place, with the relations that must hold between them.
 
-Units are in the names: `_bytes`, `_s` (seconds), `_ms` (milliseconds). What a caller sees of these is
-told in the API document; what an operator may set is in `config.py`.
+Units are in the names: `_bytes`, `_s` (seconds), `_ms` (milliseconds). What a caller sees of these
+is told in the API document; what an operator may set is in `config.py`.
 """
 
 from __future__ import annotations

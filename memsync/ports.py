@@ -31,8 +31,8 @@ class Backend(Protocol):
     """Whoever answers operations: this process's service, or peers behind the bus."""
 
     async def call(self, operation: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        """Answer `operation` ("memory.add", ...). Never raises but for cancellation; a write that is
-        cancelled may still happen."""
+        """Answer `operation` ("memory.add", ...). Never raises but for cancellation; a write
+        that is cancelled may still happen."""
         ...
 
     def checks(self) -> dict[str, str]:
@@ -85,20 +85,22 @@ class Log(Protocol):
         after: int | None = None,
         timeout_s: float,
     ) -> Position:
-        """Store one frame on a majority of servers (fsynced). The same `message_id` within the duplicate
-        window answers the first one's position. Raises `NoStripeLeader` or `Unavailable` where it is
-        certain that nothing was stored, `VersionConflict` where `after` is not the last sequence of
-        `record`'s subject, and `OutcomeUnknown` else; so does a cancelled call end."""
+        """Store one frame on a majority of servers (fsynced). The same `message_id` within the
+        duplicate window answers the first one's position. Raises `NoStripeLeader` or
+        `Unavailable` where it is certain that nothing was stored, `VersionConflict` where
+        `after` is not the last sequence of `record`'s subject, and `OutcomeUnknown` else; so
+        does a cancelled call end."""
         ...
 
     async def fetch(self, start: Position) -> list[RawMessage]:
-        """Messages from `start` on, in order, as many as one batch holds; [] at the end of whichever
-        server answered, which may be behind. Any one surviving server answers. Raises `Unavailable`."""
+        """Messages from `start` on, in order, as many as one batch holds; [] at the end of
+        whichever server answered, which may be behind. Any one surviving server answers. Raises
+        `Unavailable`."""
         ...
 
     async def last_of_record(self, stripe: int, record: RecordKey) -> int:
-        """The sequence of the last message on the record's own subject, as the stripe's leader knows
-        it; 0 for none. Raises `NoStripeLeader`."""
+        """The sequence of the last message on the record's own subject, as the stripe's leader
+        knows it; 0 for none. Raises `NoStripeLeader`."""
         ...
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
@@ -111,7 +113,7 @@ class Marks(Protocol):
     """Watermarks between the members of a cell: unordered, may be lost or doubled, never stored."""
 
     async def tell(self, data: bytes) -> None:
-        """Send this member's watermark to all; raises `Unavailable` where there is no connection."""
+        """Send this member's watermark to all; raises `Unavailable` without a connection."""
         ...
 
     async def listen(self, heard: Callable[[bytes], None]) -> None:
@@ -135,7 +137,7 @@ class Streams(Protocol):
     where the bus cannot say; each may be repeated."""
 
     async def generation(self, stripe: int) -> int | None:
-        """The highest generation of a stripe that there is; None where there is no stream at all."""
+        """The highest generation of a stripe that there is; None where there is no stream."""
         ...
 
     async def state(self, stripe: int, generation: int) -> StripeState:
@@ -180,9 +182,10 @@ class Store(Protocol):
     async def apply(
         self, frames: Sequence[LoggedFrame], ends: Mapping[int, Position]
     ) -> list[Change]:
-        """Join the frames and set the applied positions (stripe -> position) in ONE transaction, with
-        digests and operation keys. Raises `InvariantBroken`; then, and when cancelled before the
-        transaction began, nothing was applied. Durable against a crash of the process."""
+        """Join the frames and set the applied positions (stripe -> position) in ONE transaction,
+        with digests and operation keys. Raises `InvariantBroken`; then, and when cancelled
+        before the transaction began, nothing was applied. Durable against a crash of the
+        process."""
         ...
 
     async def positions(self) -> dict[tuple[int, int], int]:
@@ -202,7 +205,8 @@ class Store(Protocol):
         ...
 
     async def duplicate(self, scope: ScopeKey, text_hash: bytes, since_ms: int) -> Record | None:
-        """The oldest memory of the scope with this text that was created since then, visible or not."""
+        """The oldest memory of the scope with this text that was created since then, visible or
+        not."""
         ...
 
     async def page(
@@ -237,7 +241,7 @@ class Embedder(Protocol):
     dimensions: int
 
     async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, dimensions) float32, rows of length 1; a text without a known word is a row of zeros."""
+        """(n, dimensions) float32, rows of length 1; zeros for a text without a known word."""
         ...
 
 
@@ -291,6 +295,21 @@ class HotIndex(Protocol):
 
 
 __all__ = [
-    "Answer", "Backend", "Change", "Embedder", "Hit", "HotIndex", "Log", "LoggedFrame", "Marks",
-    "Question", "RawMessage", "Scope", "Servers", "Store", "StoredOperation", "Streams", "StripeState",
+    "Answer",
+    "Backend",
+    "Change",
+    "Embedder",
+    "Hit",
+    "HotIndex",
+    "Log",
+    "LoggedFrame",
+    "Marks",
+    "Question",
+    "RawMessage",
+    "Scope",
+    "Servers",
+    "Store",
+    "StoredOperation",
+    "Streams",
+    "StripeState",
 ]  # fmt: skip

@@ -1,4 +1,5 @@
-"""Structured logs and the helpers around metrics. Metrics themselves stand beside what they measure.
+"""Structured logs and the helpers around metrics. Metrics themselves stand beside what they
+measure.
 
 Events are named `noun.verb_past`; one failure is one line, where it is handled. No memory text, no
 secret, no tenant in a label.

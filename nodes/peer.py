@@ -89,7 +89,8 @@ async def run(settings: PeerSettings, genesis: Genesis) -> None:
 
 
 async def _join_founding(store: SqliteStore, genesis: Genesis) -> None:
-    """Every peer joins the same first records, with the lowest stamp; again at each start, for free."""
+    """Every peer joins the same first records, with the lowest stamp; again at each start, for
+    free."""
     frame = Frame(SCHEMA, 0, 0, [genesis_writes(genesis)])
     logged = LoggedFrame(position=Position(0, 0, 0), frame=frame, size_bytes=0)
     await store.apply([logged], {})

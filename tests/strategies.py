@@ -1,4 +1,4 @@
-"""Hypothesis strategies for operations of every kind, on few records and stamps, so that they meet."""
+"""Hypothesis strategies: operations of every kind, on few records and stamps, so that they meet."""
 
 from __future__ import annotations
 
@@ -103,7 +103,9 @@ def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
             record=st.just(key),
             scope=st.just(scope),
             kind=st.just(kind),
-            counters=st.dictionaries(names, st.dictionaries(st.sampled_from("12"), small), max_size=2),
+            counters=st.dictionaries(
+                names, st.dictionaries(st.sampled_from("12"), small), max_size=2
+            ),
             maxima=st.dictionaries(names, small, max_size=2),
         ),
         st.builds(
@@ -112,7 +114,9 @@ def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
             scope=st.just(scope),
             kind=st.just(kind),
             elements=st.dictionaries(
-                names, st.dictionaries(st.sampled_from(["o1", "o2"]), values, max_size=2), max_size=2
+                names,
+                st.dictionaries(st.sampled_from(["o1", "o2"]), values, max_size=2),
+                max_size=2,
             ),
         ),
     )

@@ -1,9 +1,10 @@
-"""Whether frames of a stripe arrive without a gap. Pure: told what was heard, says what may be applied.
+"""Whether frames of a stripe arrive without a gap. Pure: told what was heard, says what may be
+applied.
 
-Frames are applied in the order of their sequence, each once. What comes early is kept (a bounded number)
-until the gap before it is filled; what comes again is dropped. A higher generation means that the stream
-was lost and made again: reading goes on at its beginning, and what was missing of the old generation is
-the business of anti-entropy.
+Frames are applied in the order of their sequence, each once. What comes early is kept (a bounded
+number) until the gap before it is filled; what comes again is dropped. A higher generation means
+that the stream was lost and made again: reading goes on at its beginning, and what was missing of
+the old generation is the business of anti-entropy.
 """
 
 from __future__ import annotations

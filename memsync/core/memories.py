@@ -20,7 +20,7 @@ _VERSIONED = ("deleted", "event_type", "expires_at_ms", "importance", "metadata"
 
 
 def is_visible(record: Record, now_ms: int) -> bool:
-    """Whether a reader may see it: created, not forgotten, not purged, not past its time to live."""
+    """Whether a reader may see it: created, not forgotten, not purged, not expired."""
     if record.origin is None or record.purged is not None or value_of(record, "deleted", False):
         return False
     expires_at_ms = value_of(record, "expires_at_ms")
@@ -62,7 +62,8 @@ def updated_at_ms(record: Record) -> int:
 
 
 def session_order(record: Record) -> tuple[int, int, int]:
-    """Order inside a session: `occurred_at` or else `created_at`, then stamp, then place in the bulk."""
+    """Order inside a session: `occurred_at` or else `created_at`, then stamp, then place in the
+    bulk."""
     origin = origin_of(record)
     at_ms = origin.created_at_ms if origin.occurred_at_ms is None else origin.occurred_at_ms
     assert record.origin_stamp is not None

@@ -1,23 +1,23 @@
 """Records and their join: the one idea of memsync. Pure.
 
-A `Record` is everything that is known of one fact. `join_operation` takes one operation into a record,
-`join` merges two versions of a record; both are commutative, associative and idempotent, so the state
-of a peer is a function of the SET of operations it has seen. Nothing here reads a clock.
+A `Record` is everything that is known of one fact. `join_operation` takes one operation into a
+record, `join` merges two versions of a record; both are commutative, associative and idempotent, so
+the state of a peer is a function of the SET of operations it has seen. Nothing here reads a clock.
 
 How each part joins:
 
-    origin      what a create wrote; the smallest stamp stays (first come), so that a second create with
-                the same `client_ref` changes nothing; equal stamps: the larger bytes
+    origin      what a create wrote; the smallest stamp stays (first come), so that a second create
+                with the same `client_ref` changes nothing; equal stamps: the larger bytes
     registers   what updates wrote, by name; the largest stamp wins; equal stamps: the larger bytes.
-                A register hides the origin's field of the same name: a create ranks below any update
+                A register hides the origin's field of its name: a create ranks below any update
     ids         the union: two creates of one record are both answered, and both ids resolve
     counters    by store incarnation; the maximum of each; the count is their sum
     maxima      the maximum
     elements    add-only sets keyed by operation key; equal keys: the larger bytes
     purged      remove-wins and final: content is gone, ids stay so that it is known to be gone
 
-Every well-formed operation joins into every record (an update may come before its create: the record
-is then there but not visible). What is not well-formed raises `InvariantBroken`.
+Every well-formed operation joins into every record (an update may come before its create: the
+record is then there but not visible). What is not well-formed raises `InvariantBroken`.
 """
 
 from __future__ import annotations
@@ -142,7 +142,8 @@ def join(one: Record, other: Record) -> Record:
 
 
 def row_hash(state: bytes) -> int:
-    """64 bits over a record's canonical bytes (`codec.pack`); equal records hash equally everywhere."""
+    """64 bits over a record's canonical bytes (`codec.pack`); equal records hash equally
+    everywhere."""
     return int.from_bytes(blake2b(state, digest_size=8).digest(), "big")
 
 

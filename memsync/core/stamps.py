@@ -1,8 +1,9 @@
 """Stamps: a hybrid logical clock that is given the time and never asks for it. Pure.
 
-Kulkarni et al., "Logical Physical Clocks" (2014): the upper bits follow the wall clock, the lower 16
-count what happens within one millisecond, and a stamp is always above those it must beat. A clock that
-steps back only makes the counter run on; one that is far ahead is the business of `engine/members.py`.
+Kulkarni et al., "Logical Physical Clocks" (2014): the upper bits follow the wall clock, the lower
+16 count what happens within one millisecond, and a stamp is always above those it must beat. A
+clock that steps back only makes the counter run on; one that is far ahead is the business of
+`engine/members.py`.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""The write path: writes become frames, frames are stored by the bus, and are answered when covered.
+"""The write path: writes become frames, frames are stored by the bus, and are answered when
+covered.
 
     write() -> queue -> one frame for all that waits (group commit) -> published on a stripe
             -> applied here, and by a majority of the members -> answered
 
-Up to `FRAMES_IN_FLIGHT_MAX` frames are under way at once; what arrives meanwhile goes into the next, so
-batches form by themselves under load and a lone write waits for nobody. A frame that one stripe does not
-take (or whose cover does not come) is tried on the next with the same id: twice in the log is harmless,
-the join sees to that.
+Up to `FRAMES_IN_FLIGHT_MAX` frames are under way at once; what arrives meanwhile goes into the
+next, so batches form by themselves under load and a lone write waits for nobody. A frame that one
+stripe does not take (or whose cover does not come) is tried on the next with the same id: twice in
+the log is harmless, the join sees to that.
 
 An error is definite only if every attempt's was.
 """
@@ -144,8 +145,8 @@ class Appender:
         """Have a write stored and covered, or say what is known of it.
 
         `deadline_s` is on the steady clock. Raises `NoQuorum`, `NoStripeLeader`, `Unavailable`,
-        `VersionConflict` (all definite) or `OutcomeUnknown`. A caller that is cancelled leaves the write
-        under way.
+        `VersionConflict` (all definite) or `OutcomeUnknown`. A caller that is cancelled leaves the
+        write under way.
         """
         if (why := self.why_not()) is not None:
             raise NoQuorum(f"{why}; nothing was written")
@@ -320,8 +321,9 @@ class Appender:
     async def _write_if(
         self, write: Write, condition: Condition, *, ack: Ack, deadline_s: float
     ) -> Written:
-        """One winner: published alone on the record's own subject in its home stripe, only if nothing
-        was published there since this peer looked; so conditional writes of a record are serialised."""
+        """One winner: published alone on the record's own subject in its home stripe, only if
+        nothing was published there since this peer looked; so conditional writes of a record are
+        serialised."""
         key = condition.record
         stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
         unknown: OutcomeUnknown | None = None

@@ -1,9 +1,11 @@
-"""The applier: takes frames in the order of each stripe, joins them into the store, then tells everybody.
+"""The applier: takes frames in the order of each stripe, joins them into the store, then tells
+everybody.
 
-One batch is: decode, one transaction (records, positions, digests, operation keys), one step into the
-derived indexes, positions advanced, watermark sent, waiting writers woken. What arrives while a batch is
-being committed forms the next one. A frame that cannot be read, or that breaks an invariant, stops the
-applier for good: this peer then says why, coordinates nothing, and goes on answering recalls (tagged).
+One batch is: decode, one transaction (records, positions, digests, operation keys), one step into
+the derived indexes, positions advanced, watermark sent, waiting writers woken. What arrives while a
+batch is being committed forms the next one. A frame that cannot be read, or that breaks an
+invariant, stops the applier for good: this peer then says why, coordinates nothing, and goes on
+answering recalls (tagged).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Whether the bus may be trusted with writes: every server must sync before it acknowledges.
 
-A majority of servers that lose power together would else lose what was acknowledged. Checked at start and
-then regularly, since servers come and go with settings of their own.
+A majority of servers that lose power together would else lose what was acknowledged. Checked at
+start and then regularly, since servers come and go with settings of their own.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ RETRY_S = 0.5
 
 
 class Durability:
-    """`fault` says why no write may be taken; None where all is well. `is_required` is False in profile
-    `development`, where a lazy server is only logged."""
+    """`fault` says why no write may be taken; None where all is well. `is_required` is False in
+    profile `development`, where a lazy server is only logged."""
 
     def __init__(self, servers: Servers, *, is_required: bool) -> None:
         self._servers = servers

@@ -1,4 +1,5 @@
-"""How this peer is: what `/ready` and `/health` say. Looked up at the moment of asking, kept nowhere."""
+"""How this peer is: what `/ready` and `/health` say. Looked up at the moment of asking, kept
+nowhere."""
 
 from __future__ import annotations
 

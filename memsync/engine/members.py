@@ -1,7 +1,8 @@
-"""The members of the cell: what each has applied, who is alive, and waiting until enough have a write.
+"""The members of the cell: what each has applied, who is alive, and waiting until enough have a
+write.
 
-Every peer tells its watermark after each batch that it applied, and ten times a second. The last one heard
-of a member counts, not the highest: a store can be rolled back.
+Every peer tells its watermark after each batch that it applied, and ten times a second. The last
+one heard of a member counts, not the highest: a store can be rolled back.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Metrics of the engine. No tenant in a label; every loop shows its depth, its lag or its last success."""
+"""Metrics of the engine. No tenant in a label; every loop shows its depth, its lag or its last
+success."""
 
 from __future__ import annotations
 

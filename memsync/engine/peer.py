@@ -1,5 +1,5 @@
-"""The life of a peer on the bus: connect, read the log, learn who is there, lease an id block, look after
-the streams. Recalls do not wait for any of it.
+"""The life of a peer on the bus: connect, read the log, learn who is there, lease an id block, look
+after the streams. Recalls do not wait for any of it.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LEASE_RETRY_S = 0.1
 
 
 class Peer:
-    """Runs the engine's loops. `connect` returns once there is a first connection; `lease` gets an id
-    block; `keep` are further loops that need the connection (its watchdog, the responder)."""
+    """Runs the engine's loops. `connect` returns once there is a first connection; `lease` gets
+    an id block; `keep` are further loops that need the connection (its watchdog, the responder)."""
 
     def __init__(
         self,

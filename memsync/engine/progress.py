@@ -13,8 +13,8 @@ from memsync.ids import Position
 class Progress:
     """The applied positions of this peer, by (stripe, generation).
 
-    A position counts as applied only in its own generation: what lies in generation g of a stripe says
-    nothing about generation g + 1 of it.
+    A position counts as applied only in its own generation: what lies in generation g of a stripe
+    says nothing about generation g + 1 of it.
     """
 
     def __init__(self, clock: Clock) -> None:
@@ -74,8 +74,8 @@ class Progress:
         return [end for end in ends if end is not None]
 
     def set_behind(self, part: str, why: str | None) -> None:
-        """Note why `part` ("stripe 1", "members", "applier") keeps this peer from knowing the newest
-        state; None where it no longer does."""
+        """Note why `part` ("stripe 1", "members", "applier") keeps this peer from knowing the
+        newest state; None where it no longer does."""
         if why is None:
             self._behind.pop(part, None)
         else:

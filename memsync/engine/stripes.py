@@ -1,10 +1,12 @@
-"""Looking after the streams: founding, making lost ones again, spreading leaders, the stream of ids.
+"""Looking after the streams: founding, making lost ones again, spreading leaders.
 
 Any peer may do any of it at any time; each step is idempotent and two at once do no harm.
 
-- Generation 0 of a stripe is made by the founding only: when a majority of the members say that none has
-  applied anything. A stream that is gone later comes back as the next generation, never as the same.
-- Three stripes survive the loss of a server without a pause only if their leaders sit on three servers.
+- Generation 0 of a stripe is made by the founding only: when a majority of the members say that
+  none has applied anything. A stream that is gone later comes back as the next generation, never as
+  the same.
+- Three stripes survive the loss of a server without a pause only if their leaders sit on three
+  servers.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from memsync.engine import metrics
 from memsync.engine.members import Members
 from memsync.engine.tail import Tail
 from memsync.errors import Unavailable
-from memsync.ports import StripeState, Streams
+from memsync.ports import Streams, StripeState
 from memsync.telemetry import describe, logger
 
 CHECK_S = 2.0
@@ -63,8 +65,8 @@ class Stripes:
         marks = self._members.watermarks()
         if len(marks) < self._members.majority:
             raise Unavailable(
-                f"stripe {stripe} has no stream; {len(marks)} of {len(self._members.names)} members "
-                "heard, a majority must say what it has applied before one is made"
+                f"stripe {stripe} has no stream; {len(marks)} of {len(self._members.names)} "
+                "members heard, a majority must say what it has applied before one is made"
             )
         known = [
             p.generation for mark in marks.values() for p in mark.positions if p.stripe == stripe

@@ -1,8 +1,10 @@
-"""Reading one stripe: what the bus republishes, and whatever that left out, read back from the stream.
+"""Reading one stripe: what the bus republishes, and whatever that left out, read back from the
+stream.
 
-The fast way is `heard`: a frame that is the next one goes straight to the applier. Everything else (a gap,
-a reconnect, a start, a position that another member spoke of, a quiet second) wakes `run`, which reads
-from the stream until nothing more comes. Delivery is at least once; `core.continuity` makes it once.
+The fast way is `heard`: a frame that is the next one goes straight to the applier. Everything else
+(a gap, a reconnect, a start, a position that another member spoke of, a quiet second) wakes `run`,
+which reads from the stream until nothing more comes. Delivery is at least once; `core.continuity`
+makes it once.
 """
 
 from __future__ import annotations

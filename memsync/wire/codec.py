@@ -38,7 +38,7 @@ def decode_frame(data: bytes) -> operations.Frame:
         raise errors.InvariantBroken(f"unreadable frame of {len(data)} bytes: {error}") from error
     if frame.schema != operations.SCHEMA:
         raise errors.InvariantBroken(
-            f"frame schema {frame.schema}, this version reads {operations.SCHEMA}: upgrade this peer"
+            f"frame schema {frame.schema}, this version reads {operations.SCHEMA}: upgrade it"
         )
     return frame
 
@@ -74,9 +74,13 @@ def to_json(value: Any) -> bytes:
 def from_json(data: bytes, kind: type[T]) -> T:
     """Read a caller's JSON; raises `InvalidJson` or `ValidationFailed` ("field: reason")."""
     try:
-        return msgspec.json.decode(data or b"{}", type=kind)
-    except msgspec.ValidationError as error:
-        raise invalid(*field_and_reason(error)) from error
+        try:
+            return msgspec.json.decode(data or b"{}", type=kind)
+        except msgspec.ValidationError as error:
+            msgspec.json.decode(
+                data
+            )  # the decoder stops at the first wrong type: is the rest JSON?
+            raise invalid(*field_and_reason(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidJson(f"the body is not JSON: {error}") from error
     except RecursionError as error:

@@ -1,4 +1,5 @@
-"""What travels beside a body: the headers of a request and of its answer, the same over HTTP and NATS."""
+"""What travels beside a body: the headers of a request and of its answer, the same over HTTP and
+NATS."""
 
 from __future__ import annotations
 
@@ -158,6 +159,6 @@ def _deadline(text: str | None) -> float:
         milliseconds = float(text)
     except ValueError as error:
         raise codec.invalid(DEADLINE_MS, "not a number of milliseconds") from error
-    if not 1 <= milliseconds:
+    if not milliseconds >= 1:
         raise codec.invalid(DEADLINE_MS, "at least 1 millisecond")
     return min(milliseconds / 1000, limits.DEADLINE_S_MAX)

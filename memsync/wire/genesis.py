@@ -1,7 +1,7 @@
 """The founding document of a cell: one file, the same on every peer, never changed.
 
-Its hash is the identity of the cell. Peers join its records with the lowest stamp, so everything that
-is written later wins over it.
+Its hash is the identity of the cell. Peers join its records with the lowest stamp, so everything
+that is written later wins over it.
 """
 
 from __future__ import annotations

@@ -8,7 +8,8 @@ from memsync.ids import Position
 
 
 class Watermark(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """What a member has applied. The last one heard counts, not the highest: stores can be rolled back.
+    """What a member has applied. The last one heard counts, not the highest: stores can be rolled
+    back.
 
     `positions` has one entry for each stripe (the current generation as the member sees it);
     `leases` are the members to whom it has granted leases; `wall_ms` is its clock when it spoke.

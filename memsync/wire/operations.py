@@ -4,8 +4,8 @@
       Write    one caller's request: atomic, with its operation key, stamp, actor and reason
         Operation   a small partial record, to be joined into the record of the same key
 
-All structs are msgpack arrays: field order is the format. An unknown field, tag or length is an error,
-never skipped: a replica that skips what it does not know diverges. Golden bytes are kept in
+All structs are msgpack arrays: field order is the format. An unknown field, tag or length is an
+error, never skipped: a replica that skips what it does not know diverges. Golden bytes are kept in
 `tests/unit/wire/golden/`.
 """
 
@@ -28,7 +28,8 @@ class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 class Stamp(_Array, frozen=True, order=True):
     """When and by whom a register was written: compared by time, then by incarnation.
 
-    `time` is a hybrid logical clock: milliseconds since 1970 in the upper bits, a 16-bit counter below.
+    `time` is a hybrid logical clock: milliseconds since 1970 in the upper bits, a 16-bit counter
+    below.
     """
 
     time: int
@@ -36,7 +37,7 @@ class Stamp(_Array, frozen=True, order=True):
 
 
 class Envelope(_Array, frozen=True):
-    """Content of a person's: msgpack bytes, sealed with the key `key_id`, or clear where it is 0."""
+    """A person's content: msgpack bytes, sealed with the key `key_id`, or clear where it is 0."""
 
     key_id: int
     data: bytes
@@ -60,7 +61,7 @@ class Content(_Array, frozen=True):
 
 
 class MemoryOrigin(_Array, frozen=True, tag="memory"):
-    """A memory as it was created. Times are milliseconds since 1970; `place` is that in its bulk."""
+    """A memory as it was created. Times are milliseconds since 1970; `place` is in its bulk."""
 
     operation_key: OperationKey
     request_hash: bytes
@@ -153,7 +154,8 @@ class Purge(_Array, frozen=True, tag=3):
 
 
 class Count(_Array, frozen=True, tag=4):
-    """Raise counters (name -> store incarnation, decimal -> count so far) and maxima (name -> value)."""
+    """Raise counters (name -> store incarnation, decimal -> count so far) and maxima (name ->
+    value)."""
 
     record: RecordKey
     scope: Scope

@@ -8,7 +8,7 @@ import msgspec
 
 
 class Memory(msgspec.Struct, frozen=True, kw_only=True):
-    """A memory as callers see it. Times are ISO 8601; `version` is opaque, compared for equality."""
+    """A memory as callers see it. Times are ISO 8601; `version` is opaque, to be compared."""
 
     id: int
     text: str
@@ -43,7 +43,7 @@ class RecalledMemory(Memory, frozen=True, kw_only=True):
 
 
 class AddSkipped(msgspec.Struct, frozen=True, kw_only=True):
-    """An add that stored nothing new: `already_ingested`, `duplicate` or `no_high_value_content`."""
+    """An add that stored nothing: `already_ingested`, `duplicate` or `no_high_value_content`."""
 
     status: str = "skipped"
     reason: str

@@ -26,7 +26,7 @@ RATE_LIMIT_TIERS = ("free", "pro", "enterprise", "unlimited")
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Fields that the hosted API has and this one takes from the key or headers: accepted, ignored."""
+    """Fields of the hosted API that the key and headers tell here: accepted, ignored."""
 
     user_id: Any = None
     tenant_id: Any = None

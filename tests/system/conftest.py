@@ -1,4 +1,4 @@
-"""Real clusters for system tests: three servers, three peers, two gateways, in a home of their own."""
+"""Real clusters for system tests: three servers, three peers, two gateways, in an own home."""
 
 from __future__ import annotations
 

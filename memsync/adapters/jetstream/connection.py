@@ -1,8 +1,8 @@
 """Connections to the bus, with the options that its failure modes ask for.
 
-`pending_size=0` makes a publish fail at once while there is no connection (the default buffers it in
-silence and sends it later); reconnects never give up; the watchdog aborts a transport whose server
-froze (nats.py #671: without it a reconnect can hang for minutes).
+`pending_size=0` makes a publish fail at once while there is no connection (the default buffers it
+in silence and sends it later); reconnects never give up; the watchdog aborts a transport whose
+server froze (nats.py #671: without it a reconnect can hang for minutes).
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ async def connect(
     (None: tries for ever).
 
     Wrong credentials end in the same error: nats-py tries for ever on a cluster, so its last error
-    is put into the message. `credentials` names another file than the settings' own; `client` is one
-    that others already hold; `reconnected` is called after each time that the connection came back.
+    is put into the message. `credentials` names another file than the settings' own; `client` is
+    one that others already hold; `reconnected` is called after each time that the connection came
+    back.
     """
     client = client or Client()
     options = read_credentials(settings.credentials if credentials is None else credentials)

@@ -1,7 +1,8 @@
 """Blocks of ids, leased from the bus: the PubAck's sequence of `MEMSYNC_IDS` is the block.
 
-A block lives in memory only. It must lie above the highest block that anybody has seen, else the stream
-was lost and numbers would be given twice; then nothing is handed out until the stream is right again.
+A block lives in memory only. It must lie above the highest block that anybody has seen, else the
+stream was lost and numbers would be given twice; then nothing is handed out until the stream is
+right again.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""`ports.Log` on JetStream: publishing frames, reading them back, and hearing them as they are stored.
+"""`ports.Log` on JetStream: publishing frames, reading them back, and hearing them as they are
+stored.
 
-Reading is by batch direct get, which any one surviving server answers; hearing is a plain subscription
-to the republish subject. No consumers: they need a quorum to be made, and ordered ones break.
-A log message carries `Nats-Msg-Id` and nothing of a caller's headers, ever (a wrong
+Reading is by batch direct get, which any one surviving server answers; hearing is a plain
+subscription to the republish subject. No consumers: they need a quorum to be made, and ordered ones
+break. A log message carries `Nats-Msg-Id` and nothing of a caller's headers, ever (a wrong
 `Nats-Expected-Last-Msg-Id` stops a stream for good).
 """
 
@@ -120,8 +121,8 @@ class JetStreamLog:
         return message.seq or 0
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
-        """Call `heard` with every frame as it is stored, in the order of the server heard from; gaps
-        are possible and the listener's to fill. Lives as long as the connection."""
+        """Call `heard` with every frame as it is stored, in the order of the server heard from;
+        gaps are possible and the listener's to fill. Lives as long as the connection."""
 
         async def take(message: Msg) -> None:
             headers = message.headers or {}

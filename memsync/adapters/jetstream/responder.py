@@ -1,7 +1,7 @@
 """Requests over the bus: hands them to a `Backend` and sends its answers back.
 
-nats-py runs the callbacks of a subscription one at a time, so a callback only starts a task. Who comes
-when too many are in flight is told so at once.
+nats-py runs the callbacks of a subscription one at a time, so a callback only starts a task. Who
+comes when too many are in flight is told so at once.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from memsync.wire.subjects import CellName
 
 
 class Responder:
-    """Answers callers on `memsync.v1.>` (shared with the other peers) and gateways on this peer's own
-    subjects. Only gateways may fix memory ids: the header is taken off callers' requests."""
+    """Answers callers on `memsync.v1.>` (shared with the other peers) and gateways on this
+    peer's own subjects. Only gateways may fix memory ids: the header is taken off callers'
+    requests."""
 
     def __init__(self, client: Client, cell: CellName, member: str, backend: Backend) -> None:
         self._client = client

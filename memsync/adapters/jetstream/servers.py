@@ -1,4 +1,5 @@
-"""`ports.Servers`: asks every server for its settings, over the system account, on a short connection."""
+"""`ports.Servers`: asks every server for its settings, over the system account, on a short
+connection."""
 
 from __future__ import annotations
 

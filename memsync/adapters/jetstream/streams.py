@@ -1,4 +1,5 @@
-"""`ports.Streams` on JetStream. All of it needs the meta leader, none of it is on the path of a write."""
+"""`ports.Streams` on JetStream. All of it needs the meta leader, none of it is on the path of a
+write."""
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ class JetStreamStreams:
         self._jetstream = client.jetstream(timeout=ADMIN_TIMEOUT_S)
 
     async def generation(self, stripe: int) -> int | None:
-        """The highest generation of a stripe that there is; None where there is no stream at all."""
+        """The highest generation of a stripe that there is; None where there is no stream."""
         reply = await self._ask("STREAM.NAMES", {"subject": self._cell.log_all(stripe)})
         found = [self._cell.generation_of(stripe, name) for name in reply.get("streams") or []]
         return max((g for g in found if g is not None), default=None)

@@ -53,8 +53,8 @@ SETTINGS = """
     PRAGMA cache_size = -16384;
     PRAGMA busy_timeout = 5000;
 """
-# synchronous = NORMAL: a power cut may take the last commits of one store; the log has them (fsynced on
-# a majority of servers) and the applied positions went back with them, in the same transaction.
+# synchronous = NORMAL: a power cut may take the last commits of one store; the log has them (fsynced
+# on a majority of servers) and the applied positions went back with them, in the same transaction.
 
 
 def migrate(connection: sqlite3.Connection) -> None:

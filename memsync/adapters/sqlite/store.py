@@ -16,7 +16,6 @@ import msgspec
 from memsync import limits
 from memsync.adapters.sqlite import schema
 from memsync.adapters.sqlite.writer import Writer, stamp_parts
-
 from memsync.core.records import Record, value_of
 from memsync.errors import InvariantBroken, Unavailable
 from memsync.ids import OperationKey, Position, RecordKey, ScopeKey
@@ -178,7 +177,6 @@ class SqliteStore:
 @asynccontextmanager
 async def open_store(folder: Path) -> AsyncIterator[SqliteStore]:
     """Open (or make) the store in `folder`; closed at the end, with everything written out."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     path = folder / FILE
     loop = asyncio.get_running_loop()
     thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store-writer")
@@ -201,6 +199,7 @@ async def open_store(folder: Path) -> AsyncIterator[SqliteStore]:
 
 
 def _open_writing(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
     try:
         connection.executescript(schema.SETTINGS)

@@ -1,7 +1,8 @@
 """The write side of the store: joins batches of frames into the tables, on the one writer thread.
 
 A batch is one transaction: records, ids, operation keys, digests and applied positions appear
-together or not at all. Everything is plain blocking `sqlite3`: one hop per batch, not per statement.
+together or not at all. Everything is plain blocking `sqlite3`: one hop per batch, not per
+statement.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Reading a stripe: any order, loss, repetition or restart of what is heard applies each frame once."""
+"""Reading a stripe: any order, loss, repetition or restart of what is heard applies each frame
+once."""
 
 from __future__ import annotations
 

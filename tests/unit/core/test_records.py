@@ -1,4 +1,5 @@
-"""The join: commutative, associative, idempotent, total; and it agrees with a deliberately dumb model."""
+"""The join: commutative, associative, idempotent, total; and it agrees with a deliberately dumb
+model."""
 
 from __future__ import annotations
 
