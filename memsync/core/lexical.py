@@ -99,7 +99,8 @@ def terms_of(text: str) -> dict[str, int]:
 
 def moment_terms(at_ms: int) -> dict[str, int]:
     """The terms of a date (day, month, year in UTC): what "in May 2026" in a question finds."""
-    moment = datetime.fromtimestamp(at_ms / 1000, UTC)
+    first_s, last_s = -62_135_596_800, 253_402_300_799  # the years 1 to 9999
+    moment = datetime.fromtimestamp(min(max(at_ms // 1000, first_s), last_s), UTC)
     return terms_of(f"{moment.day} {_MONTHS[moment.month - 1]} {moment.year}")
 
 
@@ -225,7 +226,7 @@ class Postings:
         kept = rows >= 0
         packed = (rows[kept] << COUNT_BITS).astype(np.uint32) | (packed[kept] & COUNT_MAX)
         ends = np.concatenate(([0], np.cumsum(kept)))[np.cumsum(sizes, dtype=np.intp)]
-        starts = np.concatenate(([0], ends[:-1])).astype(np.intp)
+        starts = np.concatenate(([0], ends))[:-1].astype(np.intp)
         self._postings = {
             name: array("I", packed[start:end].tobytes())
             for name, start, end in zip(names, starts.tolist(), ends.tolist(), strict=True)

@@ -17,8 +17,8 @@ DTYPES: Mapping[str, Any] = {
     "created_at_ms": np.int64,
     "moment_ms": np.int64,  # occurred_at, or else created_at
     "expires_at_ms": np.int64,
-    "stamp_time": np.int64,  # of the create: (time, incarnation) tells one create from another
-    "stamp_incarnation": np.int64,
+    "stamp_time": np.int64,  # of the create
+    "origin": np.int64,  # hash that tells one create of the memory from another
     "place": np.int32,  # in its bulk
     "session": np.int32,  # number of its session, NO_ROW without one
     "previous": np.int32,  # the row before it in its session, NO_ROW at the start

@@ -27,6 +27,8 @@ def facet(kind: str, name: str, value: Any = None) -> int:
 def _comparable(value: Any) -> Any:
     """JSON knows one kind of number: 1 and 1.0 are equal (and neither is true)."""
     match value:
+        case int() if not -(1 << 63) <= value < 1 << 64:
+            return str(value)  # no memory holds one: it would not fit into the log
         case float() if value.is_integer() and abs(value) < 1 << 63:
             return int(value)
         case list():

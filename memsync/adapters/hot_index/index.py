@@ -48,21 +48,25 @@ class FaissHotIndex:
         return scope in self._loaded
 
     def begin_load(self, scope: ScopeKey) -> None:
-        """From now on keep the changes of this scope; what was loaded of it is dropped."""
+        """From now on keep the changes of this scope; what was loaded of it is dropped. A second
+        one keeps what the first has kept: whichever `finish_load` comes first is complete."""
         with self._lock:
+            kept = self._kept.get(scope, [])
             self._forget(scope)
-            self._kept[scope] = []
+            self._kept[scope] = kept
 
     def finish_load(self, scope: ScopeKey, memories: Sequence[Record]) -> None:
         """Take the rows, then the changes kept since `begin_load`. Does nothing without a
         `begin_load`, or if the scope was dropped since."""
+        kept = self._kept.get(scope)
         built = LoadedScope()
         for record in memories:
             built.put(record)
         with self._lock:
-            kept = self._kept.pop(scope, None)
-            if kept is None:
+            # Another list belongs to a load that began after a `drop`: these rows may be older.
+            if kept is None or self._kept.get(scope) is not kept:
                 return
+            del self._kept[scope]
             for record in kept:
                 built.put(record)
             self._loaded[scope] = built

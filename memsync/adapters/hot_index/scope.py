@@ -69,7 +69,7 @@ class LoadedScope:
             if row is not None:
                 self._remove(row)
             return
-        if row is not None and not self._is_origin_of(row, record):
+        if row is not None and self.columns["origin"][row] != _origin_hash(record):
             self._remove(row)
             row = None
         content = memories.content_of(record)
@@ -91,14 +91,6 @@ class LoadedScope:
         belongs: NDArray[np.bool_] = self.columns["session"] == number
         return belongs
 
-    def _is_origin_of(self, row: int, record: Record) -> bool:
-        stamp, columns = record.origin_stamp, self.columns
-        assert stamp is not None
-        return bool(
-            columns["stamp_time"][row] == stamp.time
-            and columns["stamp_incarnation"][row] == stamp.incarnation
-        )
-
     def _append(self, record: Record, content: Content) -> int:
         """Add a row with all that never changes."""
         origin, stamp = memories.origin_of(record), record.origin_stamp
@@ -113,7 +105,7 @@ class LoadedScope:
                 "created_at_ms": origin.created_at_ms,
                 "moment_ms": moment_ms,
                 "stamp_time": stamp.time,
-                "stamp_incarnation": stamp.incarnation,
+                "origin": _origin_hash(record),
                 "place": origin.place,
                 "is_summary": origin.is_summary,
             }
@@ -233,6 +225,13 @@ def _is_kept(record: Record) -> bool:
         and record.purged is None
         and not value_of(record, "deleted", False)
     )
+
+
+def _origin_hash(record: Record) -> int:
+    """64 bits, good inside this process; other text or another place in a session: another hash."""
+    origin, stamp = memories.origin_of(record), record.origin_stamp
+    assert stamp is not None
+    return hash((stamp.time, stamp.incarnation, origin.place, origin.text_hash))
 
 
 def _facets_of(record: Record, content: Content) -> list[int]:

@@ -141,7 +141,7 @@ def _weights(question: Question, evidence: ranking.Evidence) -> Mapping[str, flo
     matched = bool((evidence.bm25[evidence.candidates] > 0).any())
     if not matched and not is_telling(question.text):
         return ranking.BROWSING_WEIGHTS
-    return ranking.DEFAULT_WEIGHTS
+    return ranking.default_weights(recency_intent(question.text))
 
 
 def _details(found: _Found, relevance: ranking.Relevance) -> dict[str, ranking.Floats]:

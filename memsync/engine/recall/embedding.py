@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from memsync import limits
 from memsync.ports import Embedder
+from memsync.telemetry import logger
 from memsync.wire.operations import Vector
 
 WRITE_TIMEOUT_S = 0.5  # of a write's budget; its vector can follow later
@@ -66,7 +67,8 @@ class Embedding:
         try:
             async with asyncio.timeout(timeout_s):
                 vectors = await self._embedder.embed(texts)
-        except Exception:  # noqa: BLE001 - a provider may fail in any way; recall goes on by words
+        except Exception as error:  # noqa: BLE001 - providers fail in any way; words are left
+            logger().warning("embedding.failed", error=type(error).__name__, texts=len(texts))
             return None
         is_sound = vectors.shape == (len(texts), self._embedder.dimensions)
         return vectors if is_sound and np.isfinite(vectors).all() else None

@@ -9,6 +9,7 @@ import asyncio
 from memsync.clock import Clock
 from memsync.ids import ScopeKey
 from memsync.ports import HotIndex, Store
+from memsync.telemetry import logger
 
 
 class Loader:
@@ -61,7 +62,11 @@ class Loader:
             memories = await self._store.memories(scope)
             # In a thread, for a large scope is seconds of work; the index takes its own lock.
             await asyncio.to_thread(self._index.finish_load, scope, memories)
-        except Exception:  # noqa: BLE001 - whoever waits answers degraded; the next recall tries again
+        except asyncio.CancelledError:
             self._index.drop(scope)
+            raise
+        except Exception as error:  # noqa: BLE001 - who waits answers degraded; the next one retries
+            self._index.drop(scope)
+            logger().warning("scope.load_failed", error=type(error).__name__)
         finally:
             del self._loads[scope]

@@ -33,12 +33,14 @@ from memsync.engine.recall.embedding import Embedding
 from memsync.engine.recall.loading import Loader
 from memsync.ids import RecordKey, Scope
 from memsync.ports import Embedder, Hit, HotIndex, Question, Store
+from memsync.telemetry import logger
 from memsync.wire.operations import Vector
 from memsync.wire.replies import Freshness, QueryAnswer
 from memsync.wire.requests import QueryRequest, clamp
 
 EMBED_SHARE = 0.4  # of the time that is left when a recall begins
 LOAD_SHARE = 0.8  # of the time that is left after that; the rest reads and writes the answer
+READ_S_MIN = 0.02  # hits in hand are worth being a little late for
 # The order in which an answer names what it lacked.
 COMPONENTS = ("embedding", "search", "expansion", "reasoning", "ranking", "calibration",
               "explainability", "cache", "replication")  # fmt: skip
@@ -147,10 +149,11 @@ class Recall:
             if is_loaded:
                 with self._stage("search"):
                     hits = self._index.search(key, question)
-                async with asyncio.timeout(deadline_s - self._clock.steady_s()):
+                left_s = max(deadline_s - self._clock.steady_s(), READ_S_MIN)
+                async with asyncio.timeout(left_s):
                     return _Found(hits, await self._store.records([hit.key for hit in hits]))
-        except Exception:  # noqa: BLE001 - a recall fails open: no hits, and the answer says so
-            pass
+        except Exception as error:  # noqa: BLE001 - a recall fails open: no hits, tagged
+            logger().warning("recall.search_failed", error=type(error).__name__)
         lacking.add("search")
         return _Found([], {})
 
