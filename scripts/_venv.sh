@@ -120,8 +120,11 @@ _install_project() {
     local packages
     packages="$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
     echo "$TOP" >"$packages/memsync.pth"
+    # Shell and Python at once, as pip does it: a first line cannot hold a path with a space.
     cat >"$TOP/.venv/bin/memsync" <<END
-#!$PYTHON
+#!/bin/sh
+'''exec' "$PYTHON" "\$0" "\$@"
+' '''
 import sys
 
 from memsync.cli.main import main
