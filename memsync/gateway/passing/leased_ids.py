@@ -7,29 +7,22 @@ hold a write up or fail it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
-import nats.errors
 from nats.aio.client import Client
 
 from memsync.adapters.jetstream.id_blocks import IdBlocks
-from memsync.errors import NoQuorum, Unavailable
+from memsync.adapters.jetstream.marks import JetStreamMarks
+from memsync.errors import Unavailable
 from memsync.telemetry import describe, logger
-from memsync.wire import context
+from memsync.wire import codec
+from memsync.wire.members import Watermark
 from memsync.wire.subjects import CellName
 
-HIGHEST_OPERATION = "ids.highest"
-ASK_TIMEOUT_S = 0.5
 TAKE_TIMEOUT_S = 0.2
 PAUSE_S = 1.0  # after a failure, so that not every write waits
-
-
-class HighestBlock(msgspec.Struct, frozen=True):
-    """A peer's answer to `ids.highest`: the highest id block that it has seen used."""
-
-    highest: int
 
 
 class Ids(Protocol):
@@ -45,7 +38,7 @@ class LeasedIds:
 
     def __init__(self, cell: CellName, members: Sequence[str], space: int) -> None:
         self._cell = cell
-        self._members = list(members)
+        self._members = frozenset(members)
         self._space = space
         self._blocks: IdBlocks | None = None
         self._again_at_s = 0.0
@@ -64,33 +57,45 @@ class LeasedIds:
             return None
 
     async def run(self, client: Client) -> None:
-        """Lease blocks over a connection, ahead of need; ends when cancelled."""
-
-        async def highest() -> int:
-            return await self._highest(client)
-
-        self._blocks = IdBlocks(client, self._space, highest)
+        """Lease blocks over a connection, ahead of need; ends when it is cancelled."""
+        heard = HighestHeard(self._members)
+        await JetStreamMarks(client, self._cell, "").listen(heard.take)
+        blocks = IdBlocks(client, self._space, heard.highest)
+        await heard.wait_majority()
+        self._blocks = blocks
         try:
-            await self._blocks.run()
+            await blocks.run()
         finally:
             self._blocks = None
 
-    async def _highest(self, client: Client) -> int:
-        """The highest block that a majority of the members has seen; raises `NoQuorum`."""
-        answers = await asyncio.gather(*(self._ask(client, member) for member in self._members))
-        known = [answer for answer in answers if answer is not None]
-        if 2 * len(known) <= len(self._members):
-            raise NoQuorum(
-                f"{len(known)} of {len(self._members)} peers said which id blocks they saw"
-            )
-        return max(known)
 
-    async def _ask(self, client: Client, member: str) -> int | None:
-        subject = self._cell.peer(member, HIGHEST_OPERATION)
+class HighestHeard:
+    """The highest id block that the peers have seen, as their watermarks tell it.
+
+    A majority must have been heard: a block that was used is known to one of them.
+    """
+
+    def __init__(self, members: Collection[str]) -> None:
+        self._members = members
+        self._heard: dict[str, int] = {}
+        self._has_majority = asyncio.Event()
+
+    def take(self, data: bytes) -> None:
+        """Hear a watermark. One that cannot be read is of another version and says nothing here."""
         try:
-            message = await client.request(subject, b"{}", timeout=ASK_TIMEOUT_S)
-            if (message.headers or {}).get(context.STATUS) != "200":
-                return None
-            return msgspec.json.decode(message.data, type=HighestBlock).highest
-        except (nats.errors.Error, OSError, TimeoutError, msgspec.DecodeError):
-            return None  # a peer that cannot say is counted as absent
+            mark = codec.unpack(data, Watermark)
+        except msgspec.DecodeError:
+            return
+        if mark.member in self._members:
+            known = self._heard.get(mark.member, 0)
+            self._heard[mark.member] = max(known, mark.highest_block)
+        if 2 * len(self._heard) > len(self._members):
+            self._has_majority.set()
+
+    async def wait_majority(self) -> None:
+        """Wait until a majority of the members has been heard."""
+        await self._has_majority.wait()
+
+    async def highest(self) -> int:
+        """The highest block heard of."""
+        return max(self._heard.values(), default=0)

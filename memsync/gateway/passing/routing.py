@@ -108,8 +108,8 @@ class RecallTimes:
 def plan(order: Sequence[str], buses: Sequence[str], http: str) -> list[Attempt]:
     """The attempts of one request; `buses` are the ways over the bus that are open.
 
-    The first ones differ in the way AND in the peer (first bus, second bus, the peer's own port), so
-    that one frozen peer together with one frozen server costs two waits. Then all that is left.
+    The first ones differ in the way AND in the peer (first bus, second bus, the peer's own port),
+    so that one frozen peer together with one frozen server costs two waits. Then what is left.
     """
     ways = [*buses, http]
     varied = [Attempt(way, order[number % len(order)]) for number, way in enumerate(ways)]
