@@ -113,7 +113,10 @@ def _words(folded: str) -> list[str]:
     if folded.isascii():
         return [word[:TERM_CHARS_MAX] for word in _ascii_words.findall(folded)]
     words: list[str] = []
-    for run in _word_pattern().findall(folded):
+    for run in _word_pattern().findall(folded.replace("_", " ")):
+        if run.isascii():
+            words.append(run[:TERM_CHARS_MAX])
+            continue
         for place, part in enumerate(_spaceless_runs.split(run)):
             if place % 2:
                 words += part
@@ -127,7 +130,7 @@ def _words(folded: str) -> list[str]:
 def _word_pattern() -> re.Pattern[str]:
     """Runs of letters, digits and the marks on them (Indic vowel signs, Arabic points)."""
     marks = "".join(chr(c) for c in range(0x300, 0x1F000) if unicodedata.category(chr(c))[0] == "M")
-    return re.compile(f"(?:[^\\W_][{re.escape(marks)}]*)+")
+    return re.compile(f"\\w[\\w{re.escape(marks)}]*")
 
 
 def _stemmer() -> Stemmer.Stemmer:

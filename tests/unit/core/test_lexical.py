@@ -45,6 +45,7 @@ def test_a_text_of_stop_words_keeps_them() -> None:
         ("我用Python3写", {"我", "用", "我用", "python3", "写"}),
         ("हिन्दी भाषा", {"हिन्दी", "भाषा"}),
         ("привет Мир", {"привет", "мир"}),
+        ("I \u2764\ufe0f snake_case’s tea", {"snake", "case", "tea"}),
     ],
 )
 def test_scripts(text: str, terms: set[str]) -> None:

@@ -62,10 +62,16 @@ async def test_no_texts_are_no_rows(model: static.StaticModel) -> None:
     assert (await model.embed([])).shape == (0, model.dimensions)
 
 
-async def test_only_the_first_characters_count(model: static.StaticModel) -> None:
+async def test_only_the_first_bytes_count(model: static.StaticModel) -> None:
     start = "tea and cake " * 700
-    vectors = await model.embed([start[: static.CHARS_MAX], start[: static.CHARS_MAX] + " violin"])
+    vectors = await model.embed([start[: static.BYTES_MAX], start[: static.BYTES_MAX] + " violin"])
     assert np.array_equal(vectors[0], vectors[1])
+
+
+async def test_what_is_cut_or_cannot_be_encoded_is_no_error(model: static.StaticModel) -> None:
+    cut, lone = await model.embed(["猫" * 8_000, "tea \ud800"])
+    assert cut.any()
+    assert lone.any()
 
 
 async def test_a_vector_is_the_mean_of_its_tokens(tmp_path: Path) -> None:
