@@ -73,13 +73,13 @@ def to_json(value: Any) -> bytes:
 
 def from_json(data: bytes, kind: type[T]) -> T:
     """Read a caller's JSON; raises `InvalidJson` or `ValidationFailed` ("field: reason")."""
+    data = data or b"{}"
     try:
         try:
-            return msgspec.json.decode(data or b"{}", type=kind)
+            return msgspec.json.decode(data, type=kind)
         except msgspec.ValidationError as error:
-            msgspec.json.decode(
-                data
-            )  # the decoder stops at the first wrong type: is the rest JSON?
+            # The decoder stopped at the first wrong type: is all of it JSON?
+            msgspec.json.decode(data, type=msgspec.Raw)
             raise invalid(*field_and_reason(error)) from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.InvalidJson(f"the body is not JSON: {error}") from error

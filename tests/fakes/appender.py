@@ -1,7 +1,8 @@
-"""`engine.appender.Appender` without a log: a write is joined into the store at once, or refused.
+"""`engine.appender.Appender` without a log: writes are joined into the store at once, or refused.
 
-Stamps, positions, conditions and errors are as the real one's. `writes` has what was handed over, in
-order; `fault` is raised instead of the next writes; `gate`, when it is cleared, holds writes back.
+Stamps, positions, conditions and errors are as the real one's. `writes` has what was given, in
+order, and `arrival` waits for the next; `fault` is raised instead of writing; `gate`, when it is
+cleared, holds writes back.
 """
 
 from __future__ import annotations
@@ -40,6 +41,11 @@ class JoiningAppender:
         self.fault: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
+        self._arrivals: asyncio.Queue[Write] = asyncio.Queue()
+
+    async def arrival(self) -> Write:
+        """The next write that was handed over and not waited for yet."""
+        return await self._arrivals.get()
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all given before, and above `above`."""
@@ -53,6 +59,7 @@ class JoiningAppender:
         """Join a write; it goes through the bytes of the log first."""
         self.writes.append(write)
         self.acks.append(ack)
+        self._arrivals.put_nowait(write)
         await self.gate.wait()
         if self.fault is not None:
             raise self.fault

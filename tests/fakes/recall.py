@@ -1,4 +1,4 @@
-"""A recall without models: memories of the scope that share a word with the question, newest first."""
+"""A recall without models: memories of the scope that share a word with the question."""
 
 from __future__ import annotations
 

@@ -8,10 +8,11 @@ from typing import Any
 import msgspec
 
 from memsync import ids
+from memsync.core.records import Record
 from memsync.engine.directory import Directory
 from memsync.engine.progress import Progress
-from memsync.ids import Position
-from memsync.ports import Answer, LoggedFrame
+from memsync.ids import OperationKey, Position, ScopeKey
+from memsync.ports import Answer, LoggedFrame, StoredOperation
 from memsync.service.founding import genesis_writes
 from memsync.service.parts import Parts
 from memsync.service.service import Service
@@ -39,6 +40,24 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         self.now_ms += round(seconds * 1000)
+
+
+class FailingStore(MemoryStore):
+    """A store that raises `fault`, where it is set, on reading pages and operations."""
+
+    fault: Exception | None = None
+
+    async def page(
+        self, scope: ScopeKey, *, now_ms: int, limit: int, offset: int
+    ) -> tuple[list[Record], int]:
+        if self.fault is not None:
+            raise self.fault
+        return await super().page(scope, now_ms=now_ms, limit=limit, offset=offset)
+
+    async def operation(self, scope: ScopeKey, key: OperationKey) -> StoredOperation | None:
+        if self.fault is not None:
+            raise self.fault
+        return await super().operation(scope, key)
 
 
 class Ids:
@@ -90,7 +109,7 @@ class World:
 
     def __init__(self) -> None:
         self.clock = Clock()
-        self.store = MemoryStore()
+        self.store = FailingStore()
         self.directory = Directory()
         self.progress = Progress(self.clock)
         for part in list(self.progress.behind()):
@@ -135,7 +154,7 @@ class World:
         key: str | None = None,
         **headers: str,
     ) -> Reply:
-        """A call with the founding key unless another is given ("" for none). Header names are given
+        """A call with the founding key unless another is given ("" for none); header names come
         with underscores: `Idempotency_Key="k"`."""
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if key != "":

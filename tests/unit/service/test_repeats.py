@@ -1,0 +1,219 @@
+"""Repeats: the same operation key later, at once, with another body, after nothing was stored."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from memsync import limits
+from memsync.errors import NoQuorum, OutcomeUnknown
+from tests.unit.service.world import Reply, World
+
+KEY = {"Idempotency_Key": "k-1"}
+
+
+def is_replayed(reply: Reply) -> bool:
+    return reply.headers.get("Idempotency-Replayed") == "true"
+
+
+async def prepared(world: World, operation: str) -> tuple[Any, Any]:
+    """A body for the operation and another one, both of which would succeed."""
+    one = (await world.add("to change", source="old")).json["id"]
+    two = (await world.add("to change, too")).json["id"]
+    key_id = (await world.call("keys.create")).json["id"]
+    other_key = (await world.call("keys.create")).json["id"]
+    return {
+        "memory.add": ({"text": "one"}, {"text": "two"}),
+        "memory.bulk_add": (
+            {"items": [{"text": "one"}, {"text": "?"}]},
+            {"items": [{"text": "one"}]},
+        ),
+        "memory.update": ({"memory_id": one, "tags": ["t"]}, {"memory_id": one, "tags": ["u"]}),
+        "memory.forget": ({"memory_ids": [one, 99]}, {"memory_ids": [two]}),
+        "keys.create": ({"name": "one"}, {"name": "two"}),
+        "keys.revoke": ({"key_id": key_id}, {"key_id": other_key}),
+    }[operation]
+
+
+WRITES = ("memory.add", "memory.bulk_add", "memory.update", "memory.forget", "keys.create",
+          "keys.revoke")  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", WRITES)
+async def test_a_repeat_gets_the_first_answer(world: World, operation: str) -> None:
+    body, _ = await prepared(world, operation)
+    first = await world.call(operation, body, **KEY)
+    writes = len(world.appender.writes)
+    assert world.appender.writes[-1].kept_s == limits.OPERATION_KEY_CALLERS_S
+    assert not is_replayed(first)
+    world.clock.advance(limits.OPERATION_KEY_CALLERS_S - 60)
+    again = await world.call(operation, body, **KEY)
+    assert is_replayed(again)
+    assert again.status == first.status
+    assert len(world.appender.writes) == writes
+    if operation == "keys.create":  # the secret is shown once
+        assert first.json.pop("key").startswith("ms_dev_")
+        assert again.json.pop("key", None) is None
+        first.json.pop("key", None)
+    assert again.json == first.json
+    assert again.headers["Memsync-Position"]
+
+
+@pytest.mark.parametrize("operation", WRITES)
+async def test_the_same_key_with_another_body_is_refused(world: World, operation: str) -> None:
+    body, other = await prepared(world, operation)
+    assert (await world.call(operation, body, **KEY)).status in (200, 201)
+    writes = len(world.appender.writes)
+    reply = await world.call(operation, other, **KEY)
+    assert (reply.status, reply.code) == (422, "IDEMPOTENCY_KEY_REUSED")
+    assert len(world.appender.writes) == writes
+
+
+async def test_the_key_is_looked_up_before_the_content_is_judged(world: World) -> None:
+    await world.add("one", **KEY)
+    reply = await world.add("x" * 9_000, **KEY)
+    assert reply.code == "IDEMPOTENCY_KEY_REUSED"
+
+
+async def test_the_same_key_for_another_operation_is_refused(world: World) -> None:
+    await world.add("one", **KEY)
+    reply = await world.call("memory.forget", {"memory_ids": [1]}, **KEY)
+    assert reply.code == "IDEMPOTENCY_KEY_REUSED"
+
+
+@pytest.mark.parametrize("operation", WRITES)
+async def test_two_at_once_are_one(world: World, operation: str) -> None:
+    body, other = await prepared(world, operation)
+    writes = len(world.appender.writes)
+    for _ in range(writes):
+        await world.appender.arrival()
+    world.appender.gate.clear()
+    one = asyncio.create_task(world.call(operation, body, **KEY))
+    await world.appender.arrival()
+    two = asyncio.create_task(world.call(operation, body, **KEY))
+    refused = await world.call(operation, other, **KEY)
+    assert (refused.status, refused.code) == (422, "IDEMPOTENCY_KEY_REUSED")
+    world.appender.gate.set()
+    first, second = await asyncio.gather(one, two)
+    assert first.json == second.json
+    assert (is_replayed(first), is_replayed(second)) == (False, True)
+    assert first.headers["X-Request-ID"] != second.headers["X-Request-ID"]
+    assert len(world.appender.writes) == writes + 1
+
+
+async def test_two_at_once_share_a_failure(world: World) -> None:
+    world.appender.gate.clear()
+    world.appender.fault = OutcomeUnknown("who knows")
+    one = asyncio.create_task(world.add("one", **KEY))
+    await world.appender.arrival()
+    two = asyncio.create_task(world.add("one", **KEY))
+    await asyncio.sleep(0)
+    world.appender.gate.set()
+    answers = await asyncio.gather(one, two)
+    assert [answer.code for answer in answers] == ["OUTCOME_UNKNOWN"] * 2
+    world.appender.fault = None
+    assert (await world.add("one", **KEY)).status == 201
+    assert await world.texts() == ["one"]
+
+
+async def test_a_repeat_takes_over_from_a_caller_that_went_away(world: World) -> None:
+    world.appender.gate.clear()
+    one = asyncio.create_task(world.add("one", **KEY))
+    await world.appender.arrival()
+    two = asyncio.create_task(world.add("one", **KEY))
+    await asyncio.sleep(0)
+    one.cancel()
+    await world.appender.arrival()
+    world.appender.gate.set()
+    assert (await two).status == 201
+    assert await world.texts() == ["one"]
+
+
+async def test_a_repeat_that_asks_for_more_certainty_waits_and_asks_itself(world: World) -> None:
+    world.appender.gate.clear()
+    one = asyncio.create_task(world.add("one", Memsync_Ack="log", **KEY))
+    await world.appender.arrival()
+    two = asyncio.create_task(world.add("one", Memsync_Ack="all", **KEY))
+    await asyncio.sleep(0)
+    world.appender.gate.set()
+    first, second = await asyncio.gather(one, two)
+    assert (first.json, is_replayed(second)) == (second.json, True)
+
+
+async def test_a_repeat_waits_no_longer_than_its_deadline(world: World) -> None:
+    world.appender.gate.clear()
+    one = asyncio.create_task(world.add("one", **KEY))
+    await world.appender.arrival()
+    reply = await world.add("one", Memsync_Deadline_Ms="1", **KEY)
+    assert (reply.code, reply.json["error"]["definite"]) == ("OUTCOME_UNKNOWN", False)
+    world.appender.gate.set()
+    assert (await one).status == 201
+
+
+async def test_what_was_skipped_is_skipped_again(world: World) -> None:
+    first = (await world.add("same")).json["id"]
+    skipped = await world.add("same", **KEY)
+    assert (skipped.json["reason"], skipped.json["memory_ids"]) == ("duplicate", [first])
+    assert world.appender.writes[-1].operations == []
+    await world.call("memory.forget", {"memory_ids": [first]})
+    again = await world.add("same", **KEY)  # else it would be stored now
+    assert again.json == skipped.json
+    assert is_replayed(again)
+
+
+async def test_what_stores_nothing_is_published_for_a_callers_key_only(world: World) -> None:
+    operations: list[tuple[str, dict[str, Any]]] = [
+        ("memory.add", {"text": "?"}),
+        ("memory.bulk_add", {"items": [{"text": "?"}]}),
+        ("memory.forget", {"memory_ids": [5]}),
+    ]
+    for operation, body in operations:
+        assert (await world.call(operation, body)).status == 200
+    assert world.appender.writes == []
+    for number, (operation, body) in enumerate(operations):
+        await world.call(operation, body, Idempotency_Key=f"k{number}")
+    assert [write.operations for write in world.appender.writes] == [[], [], []]
+
+
+async def test_a_key_that_a_gateway_made_settles_a_repeat_but_is_not_a_replay(world: World) -> None:
+    gateway = {"Memsync_Operation_Key": "~0123456789abcdef0123456789abcdef"}
+    first = await world.add("one", **gateway)
+    again = await world.add("one", **gateway)
+    assert (again.status, again.json) == (201, first.json)
+    assert not is_replayed(again)
+    assert len(world.appender.writes) == 1
+
+
+async def test_a_definite_refusal_leaves_the_key_free(world: World) -> None:
+    world.appender.fault = NoQuorum("no majority")
+    assert (await world.add("one", **KEY)).code == "NO_QUORUM"
+    world.appender.fault = None
+    reply = await world.add("another text", **KEY)
+    assert (reply.status, is_replayed(reply)) == (201, False)
+
+
+async def test_a_replayed_add_shows_the_memory_as_it_is_now(world: World) -> None:
+    first = await world.add("one", **KEY)
+    await world.call("memory.update", {"memory_id": first.json["id"], "tags": ["new"]})
+    assert (await world.add("one", **KEY)).json["tags"] == ["new"]
+    await world.call("memory.forget", {"memory_ids": [first.json["id"]]})
+    gone = await world.add("one", **KEY)
+    assert (gone.status, gone.json["reason"]) == (200, "already_ingested")
+    assert gone.json["memory_ids"] == [first.json["id"]]
+    assert "one" not in str(gone.json)
+
+
+async def test_a_dry_run_is_not_a_write(world: World) -> None:
+    one = (await world.add("one")).json["id"]
+    dry = await world.call("memory.forget", {"memory_ids": [one], "dry_run": True}, **KEY)
+    assert dry.json == [one]
+    real = await world.call("memory.forget", {"memory_ids": [one]}, **KEY)
+    assert (real.json, is_replayed(real)) == ([one], False)
+
+
+async def test_an_old_key_may_be_used_again(world: World) -> None:
+    await world.call("memory.forget", {"memory_ids": [5]}, **KEY)
+    world.clock.advance(limits.OPERATION_KEY_CALLERS_S + 1)
+    assert (await world.call("memory.forget", {"memory_ids": [6]}, **KEY)).json == []
