@@ -252,6 +252,8 @@ def judge(
         verdict = _judge_alone(call, intent, candidate, existing.get(candidate.record))
         if verdict is None and (first := records.get(candidate.record)) is not None:
             verdict = Verdict(status=SKIPPED, reason=ALREADY_INGESTED, first=first)
+        if verdict is None and not lexical.has_content(candidate.item.body):
+            verdict = Verdict(status=SKIPPED, reason=NO_CONTENT)
         if verdict is None and candidate.is_deduplicated:
             if (record := duplicates.get(text)) is not None:
                 verdict = Verdict(status=SKIPPED, reason=DUPLICATE, record=record)
@@ -267,13 +269,11 @@ def judge(
 def _judge_alone(
     call: Call, intent: Intent, candidate: Candidate, existing: Record | None
 ) -> Verdict | None:
-    """What an item's own text and key say, whatever else there is."""
+    """What an item's own text and key say, whatever else is in the bulk."""
     if candidate.problem is not None:
         return Verdict(status=REJECTED, reason=candidate.problem)
     if existing is not None and (existing.origin is not None or existing.purged is not None):
         return _judge_existing(call, intent, candidate, existing)
-    if not lexical.has_content(candidate.item.body):
-        return Verdict(status=SKIPPED, reason=NO_CONTENT)
     return None
 
 
