@@ -82,7 +82,7 @@ class BusWay:
                 await asyncio.sleep(CONNECT_AGAIN_S)
                 continue
             self._client = client
-            logger().info("bus.connected", way=self.name, server=str(client.connected_url))
+            logger().info("bus.connected", way=self.name, server=_address(client))
             try:
                 async with asyncio.TaskGroup() as group:
                     other = group.create_task(beside(client))
@@ -91,6 +91,12 @@ class BusWay:
             finally:
                 self._client = None
                 await connection.close(client)
+
+
+def _address(client: Client) -> str:
+    """The server at the other end, without what its URL may hold of credentials."""
+    url = client.connected_url
+    return f"{url.hostname}:{url.port}" if url is not None else "unknown"
 
 
 async def nothing_beside(client: Client) -> None:
