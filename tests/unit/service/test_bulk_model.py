@@ -1,4 +1,4 @@
-"""Bulks against a deliberately dumb model of the rules: Hypothesis looks for a bulk that differs."""
+"""Bulks against a deliberately dumb model: Hypothesis looks for one that is judged otherwise."""
 
 from __future__ import annotations
 
