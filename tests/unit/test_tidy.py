@@ -70,6 +70,7 @@ IMPURE = frozenset(
 # Where a broad `except` may stand, by file and function, and why (E4). One that ends in a bare
 # `raise` swallows nothing and needs no permission.
 BROAD_EXCEPTS = {
+    ("memsync/cli/main.py", "run"): "the top of the process: one line for a person, no traceback",
     ("memsync/engine/recall/embedding.py", "_embed"): "a recall stage: goes on by words, tagged",
     ("memsync/engine/recall/loading.py", "_load"): "a recall stage: the scope is loaded next time",
     ("memsync/engine/recall/pipeline.py", "_search"): "a recall stage: no hits, tagged",

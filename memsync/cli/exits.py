@@ -1,0 +1,48 @@
+"""How the command ends: its exit codes, and the errors that only the command line has."""
+
+from __future__ import annotations
+
+from memsync import errors
+
+OK = 0
+REFUSED = 1
+USAGE = 2
+NO_CLUSTER = 3
+UNKNOWN = 4
+INTERRUPTED = 130
+
+EXIT_CODES = """Exit codes: 0 done; 1 the server refused or failed; 2 wrong usage or input file;
+3 no cluster reachable; 4 outcome unknown (repeat with the same --idempotency-key);
+130 interrupted (Ctrl-C)."""
+
+
+class UsageProblem(Exception):
+    """The command line, the environment or an input file is wrong; nothing was sent."""
+
+
+class NoClusterError(Exception):
+    """Nobody who speaks memsync answers; nothing was changed."""
+
+
+Failure = errors.MemsyncError | errors.ConfigurationError | UsageProblem | NoClusterError
+FAILURES = (errors.MemsyncError, errors.ConfigurationError, UsageProblem, NoClusterError)
+
+
+def exit_code_of(failure: Failure) -> int:
+    """The exit code that stands for a failure."""
+    if isinstance(failure, errors.MemsyncError):
+        return REFUSED if failure.definite else UNKNOWN
+    return NO_CLUSTER if isinstance(failure, NoClusterError) else USAGE
+
+
+def code_of(failure: Failure) -> str:
+    """The `code` of a failure in JSON: that of the API, or one of the command line's own."""
+    if isinstance(failure, errors.MemsyncError):
+        return failure.code
+    return "NO_CLUSTER" if isinstance(failure, NoClusterError) else "USAGE"
+
+
+def sentence_of(failure: Failure) -> str:
+    """A failure in one line for a person."""
+    text = " ".join(str(failure).split())
+    return f"{failure.code}: {text}" if isinstance(failure, errors.MemsyncError) else text

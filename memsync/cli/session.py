@@ -1,0 +1,195 @@
+"""One run of a command: the options that every command has, and one question to the cluster.
+
+`with_session` gives a command these options (`--json`, `--user`, ...) and a `Session` made of them,
+so that a command's own function names only what is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import getpass
+import inspect
+import os
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from memsync.cli import connection, finding
+from memsync.cli.connection import READS, Body, Reply
+from memsync.cli.exits import UsageProblem
+from memsync.cli.finding import Target
+from memsync.cli.output import Output
+from memsync.errors import OutcomeUnknown
+from memsync.wire import context
+
+USER_VARIABLE = "MEMSYNC_END_USER"
+WHERE = "Where and who"
+
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
+]
+SHARED = {
+    "user": Annotated[
+        str | None,
+        typer.Option(
+            help=f"Whose memories: the end user (or {USER_VARIABLE}; else the login name).",
+            rich_help_panel=WHERE,
+        ),
+    ],
+    "project": Annotated[
+        str | None,
+        typer.Option(help="The project of the memories: its slug or id.", rich_help_panel=WHERE),
+    ],
+    "url": Annotated[
+        str | None,
+        typer.Option(
+            help="Address of a gateway or peer "
+            f"(or {finding.URL_VARIABLE}; else the local cluster).",
+            rich_help_panel=WHERE,
+        ),
+    ],
+    "nats_url": Annotated[
+        str | None,
+        typer.Option(
+            help="Send NATS requests instead, to nats://user:password@host:port,... "
+            f"(or {finding.NATS_URL_VARIABLE}).",
+            rich_help_panel=WHERE,
+        ),
+    ],
+    "home": Annotated[
+        Path | None,
+        typer.Option(
+            help="Home of the local cluster (or MEMSYNC_HOME; else ./.memsync or ~/.memsync).",
+            rich_help_panel=WHERE,
+        ),
+    ],
+}
+CLUSTER = ("url", "nats_url", "home")
+EVERYTHING = ("user", "project", *CLUSTER)
+KeyOption = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", help="A key of your own; repeating with it is safe (24 h)."),
+]
+
+
+class Session:
+    """What the shared options say. The target is looked for when it is first needed."""
+
+    def __init__(self, given: dict[str, Any], *, as_json: bool) -> None:
+        self._given = given
+        self.output = Output(as_json=as_json)
+
+    @functools.cached_property
+    def target(self) -> Target:
+        """Whom to ask."""
+        names = {name: self._given.get(name) for name in CLUSTER}
+        return finding.find(os.environ, **names)
+
+    @functools.cached_property
+    def user(self) -> str:
+        """The end user."""
+        found = self._given.get("user") or os.environ.get(USER_VARIABLE)
+        if found:
+            return str(found)
+        try:
+            return getpass.getuser()
+        except (KeyError, OSError) as error:
+            raise UsageProblem(f"no login name: give --user or {USER_VARIABLE}") from error
+
+    def headers(self, operation: str, key: str | None = None) -> dict[str, str]:
+        """The headers of a request; a write carries an idempotency key."""
+        found = {context.API_KEY: self.target.api_key}
+        if project := self._given.get("project"):
+            found[context.PROJECT] = _checked_header("--project", project)
+        if operation.startswith("memory.") and self.user.isascii() and self.user.isprintable():
+            found[context.END_USER] = self.user  # gateways choose the peer by it
+        if operation not in READS:
+            found[context.IDEMPOTENCY_KEY] = _checked_header(
+                "--idempotency-key", key or new_idempotency_key()
+            )
+        return found
+
+    def body(self, operation: str, fields: Body) -> dict[str, Any]:
+        """The body of a request: the fields that were given, and the end user."""
+        found = {name: value for name, value in fields.items() if value not in (None, [])}
+        if operation.startswith("memory."):
+            found.setdefault("end_user_id", self.user)
+        return found
+
+    def ask(self, operation: str, fields: Body, *, key: str | None = None) -> Reply:
+        """Ask once; raises what `exits.FAILURES` lists."""
+        headers = self.headers(operation, key)
+        try:
+            return asyncio.run(self._ask(operation, self.body(operation, fields), headers))
+        except OutcomeUnknown as error:
+            error.message = f"{error.message}. {_repeat(headers)}"
+            error.args = (error.message,)
+            raise
+        except KeyboardInterrupt:
+            if operation not in READS:
+                self.output.note(f"interrupted, the outcome is not known. {_repeat(headers)}")
+            raise
+
+    async def _ask(self, operation: str, body: Body, headers: dict[str, str]) -> Reply:
+        way = connection.open_connection(self.target)
+        try:
+            return await connection.ask(way, operation, body, headers)
+        finally:
+            await way.close()
+
+
+def with_session(*shared: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command a `Session` as its first argument, and the options `shared` and `--json`."""
+
+    def wrap(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(**values: Any) -> Any:
+            given = {name: values.pop(name) for name in shared}
+            return command(Session(given, as_json=values.pop("as_json")), **values)
+
+        own = list(inspect.signature(command).parameters.values())[1:]
+        hints = get_type_hints(command, include_extras=True)
+        parameters = [one.replace(annotation=hints[one.name]) for one in own]
+        parameters += [_option("as_json", JsonOption, default=False)]
+        parameters += [_option(name, SHARED[name], default=None) for name in shared]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        return run
+
+    return wrap
+
+
+def _option(name: str, annotation: Any, *, default: Any) -> inspect.Parameter:
+    kind = inspect.Parameter.KEYWORD_ONLY
+    return inspect.Parameter(name, kind, default=default, annotation=annotation)
+
+
+def new_idempotency_key() -> str:
+    """A key for a write whose caller gave none, so that it can be repeated."""
+    return "cli-" + secrets.token_hex(12)
+
+
+def _repeat(headers: dict[str, str]) -> str:
+    key = headers.get(context.IDEMPOTENCY_KEY, "")
+    return f"Repeat the same command with --idempotency-key {key} to learn it"
+
+
+def _checked_header(option: str, value: str) -> str:
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise UsageProblem(f"{option}: only printable ASCII characters")
+    return value
+
+
+def read_standard_input() -> str:
+    """All of standard input as text; raises `UsageProblem` where it is not UTF-8."""
+    if sys.stdin.isatty():
+        Output(as_json=False).note("reading from the terminal; end with Ctrl-D")
+    try:
+        return sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageProblem(f"standard input is not UTF-8: {error}") from error

@@ -1,0 +1,101 @@
+"""What the bus tells of a local cluster: the members' positions, and the stripes with leaders."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import msgspec
+
+from memsync import config, errors, limits
+from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.marks import JetStreamMarks
+from memsync.adapters.jetstream.streams import JetStreamStreams
+from memsync.ids import Position
+from memsync.local.home import Home
+from memsync.wire import codec
+from memsync.wire.members import Watermark
+from memsync.wire.subjects import CellName
+
+CONNECT_S = 2.0
+LISTEN_S = 5 * limits.WATERMARK_S
+
+
+class Stripe(msgspec.Struct, frozen=True, kw_only=True):
+    """One stripe of the log: its stream's leader and its last frame."""
+
+    stripe: int
+    generation: int
+    leader: str | None
+    servers: list[str]
+    last_sequence: int
+
+
+class BusState(msgspec.Struct, frozen=True, kw_only=True):
+    """All that could be learnt, and what could not."""
+
+    positions: Mapping[str, list[Position]] = {}
+    stripes: list[Stripe] = []
+    problems: list[str] = []
+
+    def lag_entries(self, positions: list[Position]) -> int:
+        """How many frames a member has still to apply, over all stripes."""
+        applied = {(one.stripe, one.generation): one.sequence for one in positions}
+        return sum(
+            max(0, one.last_sequence - applied.get((one.stripe, one.generation), 0))
+            for one in self.stripes
+        )
+
+
+async def read_bus(home: Home) -> BusState:
+    """Ask the bus with the credentials of the home's gateways; a bus that is gone is a problem."""
+    path = home.config("gateway-1.toml")
+    if not path.exists():
+        return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
+    settings = config.load(path, config.GatewaySettings)
+    try:
+        client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
+    except errors.Unavailable as error:
+        return BusState(problems=[error.message])
+    try:
+        cell = CellName(settings.region, settings.cell)
+        streams = JetStreamStreams(client, cell, replicas=1, stripe_bytes_max=0)
+        heard: dict[str, list[Position]] = {}
+        await JetStreamMarks(client, cell, "status").listen(lambda data: _hear(heard, data))
+        found = await asyncio.gather(
+            *(_stripe(streams, stripe) for stripe in range(limits.STRIPES)),
+            asyncio.sleep(LISTEN_S),
+        )
+    finally:
+        await connection.close(client)
+    states = [one for one in found if one is not None]
+    return BusState(
+        positions=heard,
+        stripes=[one for one in states if isinstance(one, Stripe)],
+        problems=[one for one in states if isinstance(one, str)],
+    )
+
+
+def _hear(heard: dict[str, list[Position]], data: bytes) -> None:
+    try:
+        mark = codec.unpack(data, Watermark)
+    except msgspec.DecodeError:
+        return  # of another version: its peer's own port tells the rest
+    heard[mark.member] = mark.positions
+
+
+async def _stripe(streams: JetStreamStreams, stripe: int) -> Stripe | str:
+    try:
+        generation = await streams.generation(stripe)
+        if generation is None:
+            return f"stripe {stripe} has no stream"
+        state = await streams.state(stripe, generation)
+    except errors.Unavailable as error:
+        return f"stripe {stripe}: {error.message}"
+    return Stripe(
+        stripe=stripe,
+        generation=generation,
+        leader=state.leader,
+        servers=list(state.servers),
+        last_sequence=state.last_sequence,
+    )
