@@ -278,7 +278,8 @@ class HotIndex(Protocol):
         ...
 
     def finish_load(self, scope: ScopeKey, memories: Sequence[Record]) -> None:
-        """Take the rows that were read after `begin_load`, then the changes kept since."""
+        """Take the rows that were read after `begin_load`, then the changes kept since. May run in
+        another thread."""
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:

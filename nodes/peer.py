@@ -10,13 +10,14 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import socket as Socket  # noqa: N812 - a type; `socket` is a listening one here
 
+import msgspec
 import uvloop
 from nats.aio.client import Client
 
+import memsync
 from memsync import config, limits, telemetry
 from memsync.adapters.hot_index import FaissHotIndex
 from memsync.adapters.jetstream import connection
@@ -58,6 +59,41 @@ from memsync.wire.subjects import CellName
 EXIT_CONFIGURATION = 2
 
 
+class Engine(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a peer that work on its state."""
+
+    clock: SystemClock
+    store: SqliteStore
+    progress: Progress
+    directory: Directory
+    index: FaissHotIndex
+    applier: Applier
+    members: Members
+    durability: Durability
+    appender: Appender
+
+
+class Bus(msgspec.Struct, frozen=True, kw_only=True):
+    """The parts of a peer that speak with the bus."""
+
+    client: Client
+    cell: CellName
+    log: JetStreamLog
+    streams: JetStreamStreams
+    ids: IdBlocks
+
+
+class Node(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole peer."""
+
+    peer: Peer
+    recall: Recall
+    service: Service
+    health: Health
+    responder: Responder
+    client: Client
+
+
 async def run(settings: PeerSettings, genesis: Genesis) -> None:
     """Live until SIGTERM or SIGINT."""
     stop = asyncio.Event()
@@ -66,52 +102,99 @@ async def run(settings: PeerSettings, genesis: Genesis) -> None:
     socket = listen(settings.http_host, settings.http_port)
     async with open_store(Path(settings.data_dir)) as store:
         await _join_founding(store, genesis)
-        async with _peer(settings, genesis, store) as (peer, recall, service, health, responder):
-            telemetry.logger().info("peer.started", version=genesis.schema)
-            async with asyncio.TaskGroup() as tasks:
-                lasting = [
-                    tasks.create_task(peer.run(), name="peer"),
-                    tasks.create_task(recall.run(), name="recall"),
-                    tasks.create_task(service.run(), name="service"),
-                ]
-                http_stop = asyncio.Event()
-                app = build_app(service, name=settings.name)
-                http = tasks.create_task(serve(app, sockets=[socket], stop=http_stop))
-                await stop.wait()
-                health.is_draining = True
-                service.drain()
-                await responder.stop_listening()
-                await service.wait_idle()
-                http_stop.set()
-                await http
-                for task in lasting:
-                    task.cancel()
+        node = await _node(settings, genesis, store)
+        try:
+            await _live(node, settings.name, socket, stop)
+        finally:
+            await connection.close(node.client)
+
+
+async def _live(node: Node, name: str, socket: Socket, stop: asyncio.Event) -> None:
+    """Run everything; then end it in the order that loses nobody's request."""
+    async with asyncio.TaskGroup() as tasks:
+        lasting = [
+            tasks.create_task(node.peer.run(), name="peer"),
+            tasks.create_task(node.recall.run(), name="recall"),
+            tasks.create_task(node.service.run(), name="service"),
+        ]
+        http_stop = asyncio.Event()
+        app = build_app(node.service, name=name)
+        http = tasks.create_task(serve(app, sockets=[socket], stop=http_stop), name="http")
+        telemetry.logger().info("peer.started", version=memsync.__version__)
+        await stop.wait()
+        node.health.is_draining = True
+        node.service.drain()
+        await node.responder.stop_listening()
+        http_stop.set()
+        await http
+        await node.service.wait_idle()
+        await node.service.publish_key_uses()
+        telemetry.logger().info("peer.ended")
+        for task in lasting:
+            task.cancel()
 
 
 async def _join_founding(store: SqliteStore, genesis: Genesis) -> None:
-    """Every peer joins the same first records, with the lowest stamp; again at each start, for
-    free."""
+    """Every peer joins the same first records, with the lowest stamp; again at each start."""
     frame = Frame(SCHEMA, 0, 0, [genesis_writes(genesis)])
     logged = LoggedFrame(position=Position(0, 0, 0), frame=frame, size_bytes=0)
     await store.apply([logged], {})
 
 
-@asynccontextmanager
-async def _peer(
-    settings: PeerSettings, genesis: Genesis, store: SqliteStore
-) -> AsyncIterator[tuple[Peer, Recall, Service, Health, Responder]]:
-    """Everything joined together; the connection is closed at the end."""
-    clock = SystemClock(settings.clock_offset_s)
-    cell = CellName(region=genesis.region, cell=genesis.cell)
-    identity = genesis_file.identity(genesis)
+async def _node(settings: PeerSettings, genesis: Genesis, store: SqliteStore) -> Node:
+    """Everything joined together."""
     client = Client()
+    cell = CellName(region=genesis.region, cell=genesis.cell)
     log = JetStreamLog(client, cell)
-    streams = JetStreamStreams(
-        client,
-        cell,
-        replicas=settings.log_replicas,
-        stripe_bytes_max=settings.stripe_bytes_max,
+    engine = await _engine(
+        settings, genesis, store, log, JetStreamMarks(client, cell, settings.name)
     )
+
+    async def highest_block() -> int:
+        return max(mark.highest_block for mark in engine.members.watermarks().values())
+
+    bus = Bus(
+        client=client,
+        cell=cell,
+        log=log,
+        streams=JetStreamStreams(
+            client,
+            cell,
+            replicas=settings.log_replicas,
+            stripe_bytes_max=settings.stripe_bytes_max,
+        ),
+        ids=IdBlocks(client, genesis.id_space, highest_block),
+    )
+    recall = Recall(store, engine.index, _embedder(settings), engine.clock)
+    health = Health(
+        log=log,
+        applier=engine.applier,
+        appender=engine.appender,
+        members=engine.members,
+        progress=engine.progress,
+        durability=engine.durability,
+    )
+    service = Service(_parts(engine, bus, recall), health)
+    responder = Responder(client, cell, settings.name, service)
+    return Node(
+        peer=_peer(settings, engine, bus, responder),
+        recall=recall,
+        service=service,
+        health=health,
+        responder=responder,
+        client=client,
+    )
+
+
+async def _engine(
+    settings: PeerSettings,
+    genesis: Genesis,
+    store: SqliteStore,
+    log: JetStreamLog,
+    marks: JetStreamMarks,
+) -> Engine:
+    clock = SystemClock(settings.clock_offset_s)
+    identity = genesis_file.identity(genesis)
     progress = Progress(clock)
     progress.load(await store.positions())
     directory = Directory()
@@ -135,76 +218,80 @@ async def _peer(
         settings.name,
         genesis.members,
         identity,
-        marks=JetStreamMarks(client, cell, settings.name),
+        marks=marks,
         progress=progress,
         clock=clock,
         own=watermark,
     )
-    durability = Durability(
-        NatsServers(settings.nats, settings.name),
-        is_required=settings.profile == "production",
-    )
+    servers = NatsServers(settings.nats, settings.name)
+    durability = Durability(servers, is_required=settings.profile == "production")
     appender = Appender(log, store, applier, members, progress, durability, clock)
-
-    async def highest_block() -> int:
-        return max(mark.highest_block for mark in members.watermarks().values())
-
-    ids = IdBlocks(client, genesis.id_space, highest_block)
-    recall = Recall(store, index, _embedder(settings), clock)
-    health = Health(
-        log=log,
-        applier=applier,
-        appender=appender,
-        members=members,
-        progress=progress,
-        durability=durability,
-    )
-    parts = Parts(
+    return Engine(
         clock=clock,
         store=store,
-        directory=directory,
-        appender=appender,
         progress=progress,
-        recall=recall,
-        ids=ids,
-        sharing=Sharing(clock),
+        directory=directory,
+        index=index,
+        applier=applier,
+        members=members,
+        durability=durability,
+        appender=appender,
     )
-    service = Service(parts, health)
-    responder = Responder(client, cell, settings.name, service)
-    tails = {k: Tail(k, log, streams, applier, progress) for k in range(limits.STRIPES)}
 
+
+def _parts(engine: Engine, bus: Bus, recall: Recall) -> Parts:
+    return Parts(
+        clock=engine.clock,
+        store=engine.store,
+        directory=engine.directory,
+        appender=engine.appender,
+        progress=engine.progress,
+        recall=recall,
+        ids=bus.ids,
+        sharing=Sharing(engine.clock),
+    )
+
+
+def _peer(settings: PeerSettings, engine: Engine, bus: Bus, responder: Responder) -> Peer:
     async def connect() -> None:
         await connection.connect(
             settings.nats,
             settings.name,
-            client=client,
+            client=bus.client,
             wait_s=None,
             reconnected=lambda: peer.reconnected(),
         )
 
     peer = Peer(
         connect=connect,
-        lease=ids.lease,
+        lease=bus.ids.lease,
         keep={
-            "watchdog": lambda: connection.watchdog(client),
+            "watchdog": lambda: connection.watchdog(bus.client),
             "responder": responder.run,
-            "id-blocks": ids.run,
+            "id-blocks": bus.ids.run,
         },
-        streams=streams,
-        members=members,
-        applier=applier,
-        appender=appender,
-        tails=tails,
-        durability=durability,
+        streams=bus.streams,
+        members=engine.members,
+        applier=engine.applier,
+        appender=engine.appender,
+        tails={
+            k: Tail(k, bus.log, bus.streams, engine.applier, engine.progress)
+            for k in range(limits.STRIPES)
+        },
+        durability=engine.durability,
     )
-    try:
-        yield peer, recall, service, health, responder
-    finally:
-        await connection.close(client)
+    return peer
 
 
 def _embedder(settings: PeerSettings) -> Embedder | None:
-    return static.load() if settings.embedder == "static" else None
+    """The configured model; None (recalls by words, tagged) where its package is not installed."""
+    if settings.embedder == "none":
+        return None
+    try:
+        return static.load()
+    except ConfigurationError as error:
+        telemetry.logger().error("embedder.not_loaded", **telemetry.describe(error))
+        return None
 
 
 def _read_settings(arguments: list[str]) -> tuple[PeerSettings, Genesis]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
 
 from memsync import ids
@@ -14,6 +16,7 @@ from memsync.wire.operations import (
     Content,
     Count,
     Create,
+    Envelope,
     ItemOutcome,
     MemoryOrigin,
     Operation,
@@ -74,6 +77,27 @@ def origins(kind: str) -> st.SearchStrategy[Origin]:
     }[kind]
 
 
+_VALUES: dict[Any, list[Any]] = {
+    bool: [False, True],
+    str: ["a", "b"],
+    float: [0.1, 0.9],
+    str | None: [None, "a"],
+    int | None: [None, 5],
+    list[str]: [[], ["a"], ["b", "c"]],
+    dict[str, int]: [{}, {"per_second": 1}],
+    Envelope: [codec.seal("a"), codec.seal(None)],
+}
+
+
+@st.composite
+def register_values(draw: st.DrawFn, kind: str) -> dict[str, bytes]:
+    """One to three registers of a kind with values of their types."""
+    names = draw(st.lists(st.sampled_from(sorted(REGISTERS[kind])), min_size=1, max_size=3))
+    return {
+        name: codec.pack(draw(st.sampled_from(_VALUES[REGISTERS[kind][name]]))) for name in names
+    }
+
+
 def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
     """Operations of every form on one record."""
     key, scope = record_of(kind, number)
@@ -93,9 +117,7 @@ def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
             record=st.just(key),
             scope=st.just(scope),
             kind=st.just(kind),
-            registers=st.dictionaries(
-                st.sampled_from(sorted(REGISTERS[kind])), values, min_size=1, max_size=3
-            ),
+            registers=register_values(kind),
         ),
         st.just(Purge(record=key, scope=scope, kind=kind)),
         st.builds(

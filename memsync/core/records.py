@@ -93,9 +93,8 @@ def as_record(operation: Operation, stamp: Stamp) -> Record:
                 origin=operation.origin,
             )
         case Update():
-            unknown = operation.registers.keys() - REGISTERS[kind]
-            if unknown:
-                raise InvariantBroken(f"unknown registers of {kind}: {', '.join(sorted(unknown))}")
+            for name, value in operation.registers.items():
+                _check_register(kind, name, value)
             written = {name: Register(stamp, value) for name, value in operation.registers.items()}
             return msgspec.structs.replace(base, registers=written)
         case Purge():
@@ -108,6 +107,15 @@ def as_record(operation: Operation, stamp: Stamp) -> Record:
             return msgspec.structs.replace(base, elements=operation.elements)
         case _:
             assert_never(operation)
+
+
+def _check_register(kind: str, name: str, value: bytes) -> None:
+    if name not in REGISTERS[kind]:
+        raise InvariantBroken(f"unknown register of {kind}: {name!r}")
+    try:
+        msgspec.msgpack.decode(value, type=REGISTERS[kind][name])
+    except msgspec.DecodeError as error:
+        raise InvariantBroken(f"register {name} of {kind} has no valid form: {error}") from error
 
 
 def join_operation(record: Record | None, operation: Operation, stamp: Stamp) -> Record:

@@ -52,6 +52,7 @@ from memsync.wire.requests import Ack
 AVOID_STRIPE_S = 2.0  # how long a stripe that did not answer comes last
 ROUND_PAUSE_S = 0.02  # after every stripe refused at once
 CONDITION_TRIES_MAX = 50
+VERDICT_GRACE_S = 0.05
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ class Condition(msgspec.Struct, frozen=True):
     version: str
 
 
-class _Pending(msgspec.Struct):
+class _Pending(msgspec.Struct, eq=False):
     write: Write
     ack: Ack
     deadline_s: float
@@ -163,15 +164,40 @@ class Appender:
                 f"a write of {size_bytes} bytes, at most {limits.FRAME_BYTES_MAX}"
             )
         future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        self._queue.append(_Pending(write, ack, deadline_s, size_bytes, future))
+        pending = _Pending(write, ack, deadline_s, size_bytes, future)
+        self._queue.append(pending)
         self._arrived.set()
-        return await self._answer(future, deadline_s)
+        return await self._answer(pending)
 
-    async def _answer(self, future: asyncio.Future[Written], deadline_s: float) -> Written:
+    async def wait_settled(self, *, ack: Ack, deadline_s: float) -> None:
+        """Wait until all that was applied here is covered: before a repeat is answered from this
+        store. Raises as `write` does; nothing is published."""
+        if ack == "log":
+            return
+        if (why := self.why_not()) is not None:
+            raise NoQuorum(f"{why}; nothing was written")
+        count = len(self._members.names) if ack == "all" else self._members.majority
+        for position in self._progress.applied():
+            if not await self._members.wait_covered(position, count, deadline_s):
+                raise OutcomeUnknown(
+                    "the first attempt is applied here but not yet by enough members; "
+                    "repeat it with the same key"
+                )
+
+    async def _answer(self, pending: _Pending) -> Written:
+        """Wait for the frame's verdict: a moment longer than it may take, so that it is heard."""
         started = time.perf_counter()
+        until_s = pending.deadline_s + VERDICT_GRACE_S
         try:
-            return await asyncio.wait_for(future, max(0.0, deadline_s - self._clock.steady_s()))
+            return await asyncio.wait_for(
+                pending.future, max(0.0, until_s - self._clock.steady_s())
+            )
         except TimeoutError as error:
+            if pending in self._queue:
+                self._queue.remove(pending)
+                raise Unavailable(
+                    "the deadline came before the write was sent; nothing was written"
+                ) from error
             raise OutcomeUnknown(
                 "the deadline came before a majority of the members had the write; "
                 "repeat it with the same key"

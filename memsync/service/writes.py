@@ -56,6 +56,7 @@ async def once(
         stored = await _kept(parts, call, intent)
         if stored is None:
             return await execute()
+        await settle(parts, call)
         return _replayed(parts, call, await replay(stored.outcome))
 
     identity = Identity(ids.scope_key(intent.scope), call.context.operation_key)
@@ -131,10 +132,19 @@ async def publish(parts: Parts, call: Call, intent: Intent, draft: Draft) -> Wri
 async def keep_outcome(
     parts: Parts, call: Call, intent: Intent, outcome: list[ItemOutcome]
 ) -> None:
-    """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's."""
+    """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's.
+
+    What made it store nothing may itself be under way still: it is waited for.
+    """
+    await settle(parts, call)
     if call.context.key_is_callers:
         stamp = parts.appender.stamp()
         await publish(parts, call, intent, Draft(outcome=outcome, operations=[], stamp=stamp))
+
+
+async def settle(parts: Parts, call: Call) -> None:
+    """Wait until what this peer has applied is as safe as the caller asks a write to be."""
+    await parts.appender.wait_settled(ack=call.context.ack, deadline_s=call.deadline_s)
 
 
 def fixed_ids(call: Call, count: int) -> range | None:

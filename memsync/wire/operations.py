@@ -113,18 +113,31 @@ class ProjectOrigin(_Array, frozen=True, tag="project"):
 
 Origin: TypeAlias = MemoryOrigin | ApiKeyOrigin | OrganisationOrigin | ProjectOrigin
 
-# The registers of each kind of record, beside its origin. A name that is not here is unknown.
-REGISTERS: dict[str, frozenset[str]] = {
-    "memory": frozenset(
-        {
-            "deleted", "event_type", "expires_at_ms", "importance", "metadata",
-            "source", "summary", "tags", "tier", "vector",
-        }
-    ),
-    "api_key": frozenset({"expires_at_ms", "limits", "name", "revoked", "scopes"}),
-    "organisation": frozenset({"ack", "name"}),
-    "project": frozenset({"archived", "name"}),
-}  # fmt: skip
+# The registers of each kind of record, beside its origin, and what their values decode to. A name
+# that is not here is unknown; a value of another type has no valid form.
+REGISTERS: dict[str, dict[str, Any]] = {
+    "memory": {
+        "deleted": bool,
+        "event_type": str | None,
+        "expires_at_ms": int | None,
+        "importance": float,
+        "metadata": Envelope,
+        "source": str | None,
+        "summary": Envelope,
+        "tags": list[str],
+        "tier": str,
+        "vector": Envelope,
+    },
+    "api_key": {
+        "expires_at_ms": int | None,
+        "limits": dict[str, int],
+        "name": str,
+        "revoked": bool,
+        "scopes": list[str],
+    },
+    "organisation": {"ack": str, "name": str},
+    "project": {"archived": bool, "name": str},
+}
 
 
 class Create(_Array, frozen=True, tag=1):

@@ -38,6 +38,7 @@ class JoiningAppender:
         self._sequence = 0
         self.writes: list[Write] = []
         self.acks: list[Ack] = []
+        self.settled: list[Ack] = []
         self.fault: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
@@ -52,6 +53,12 @@ class JoiningAppender:
         wall_ms = self._clock.wall_ms()
         self._last = next_stamp(self._last, wall_ms=wall_ms, incarnation=9, above=above)
         return self._last
+
+    async def wait_settled(self, *, ack: Ack, deadline_s: float) -> None:
+        """One store has what it has; a fault is raised here as by `write`."""
+        self.settled.append(ack)
+        if self.fault is not None:
+            raise self.fault
 
     async def write(
         self, write: Write, *, ack: Ack, deadline_s: float, condition: Condition | None = None

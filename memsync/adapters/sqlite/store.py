@@ -131,12 +131,14 @@ class SqliteStore:
         return [record for record in found if _is_meant(record, filters)][:limit]
 
     async def memories(self, scope: ScopeKey) -> list[Record]:
-        """Every memory of a scope that is not gone, in the order of creation."""
-        return await self._records(
+        """Every memory of a scope that is not gone, in the order of creation. They may be many, so
+        they are decoded beside the event loop."""
+        rows = await self._rows(
             "SELECT state FROM records WHERE kind = 'memory' AND scope = ? AND gone = 0 "
             "ORDER BY created_at_ms, stamp_time, place",
             (scope,),
         )
+        return await asyncio.to_thread(_decoded, rows)
 
     async def of_kind(self, kind: str) -> list[Record]:
         """Every record of a small kind."""
@@ -162,7 +164,7 @@ class SqliteStore:
         )
 
     async def _records(self, query: str, parameters: Sequence[Any]) -> list[Record]:
-        return [codec.unpack(row[0], Record) for row in await self._rows(query, parameters)]
+        return _decoded(await self._rows(query, parameters))
 
     async def _rows(self, query: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
         """One statement, one snapshot, one hop; the readers take turns."""
@@ -208,6 +210,10 @@ def _open_writing(path: Path) -> sqlite3.Connection:
         connection.close()
         raise Unavailable(f"store {path}: {error}") from error
     return connection
+
+
+def _decoded(rows: Sequence[tuple[Any, ...]]) -> list[Record]:
+    return [codec.unpack(row[0], Record) for row in rows]
 
 
 def _is_meant(record: Record, filters: ForgetFilters) -> bool:

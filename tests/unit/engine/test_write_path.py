@@ -1,0 +1,338 @@
+"""The write path on real engines: who has a write when it is answered, what every fault leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from memsync import limits
+from memsync.core import memories
+from memsync.engine.appender import Condition, Written
+from memsync.errors import (
+    MemsyncError,
+    NoQuorum,
+    NoStripeLeader,
+    OutcomeUnknown,
+    Unavailable,
+    VersionConflict,
+)
+from memsync.ids import Position
+from memsync.wire import codec
+from memsync.wire.operations import SCHEMA, Frame
+from tests.conditions import eventually
+from tests.fakes.bus import MemoryBus
+from tests.fakes.cell import Cell, CellPeer, create, retag, running_cell, write_of
+
+
+async def add(
+    peer: CellPeer, number: int, *, budget_s: float = 5.0, ack: str = "quorum"
+) -> Written:
+    """Add memory `number` through `peer`."""
+    return await peer.appender.write(
+        write_of(peer, f"key-{number}", create(number)),
+        ack=ack,  # type: ignore[arg-type]
+        deadline_s=peer.clock.steady_s() + budget_s,
+    )
+
+
+async def holders(cell: Cell, number: int) -> set[str]:
+    """The peers whose store has memory `number`."""
+    key = create(number).record
+    return {name for name, peer in cell.peers.items() if await peer.record(key) is not None}
+
+
+def founded() -> MemoryBus:
+    bus = MemoryBus()
+    bus.found()
+    return bus
+
+
+async def test_an_answered_write_is_on_its_coordinator_and_a_majority() -> None:
+    async with running_cell(founded()) as cell:
+        written = await add(cell[0], 1)
+        having = await holders(cell, 1)
+        assert "peer-1" in having
+        assert len(having) >= 2
+        assert written.records[create(1).record].ids == [101]
+        assert written.position.sequence >= 1
+
+
+async def test_ack_all_waits_for_every_member() -> None:
+    async with running_cell(founded()) as cell:
+        await add(cell[0], 1, ack="all")
+        assert await holders(cell, 1) == {"peer-1", "peer-2", "peer-3"}
+
+
+async def test_a_dead_member_does_not_stop_writes_but_stops_ack_all_at_once() -> None:
+    async with running_cell(founded()) as cell:
+        await cell.stop("peer-3")
+        await add(cell[0], 1)
+
+        async def is_noticed() -> bool:
+            return len(cell[0].members.alive()) == 2
+
+        await eventually(is_noticed, "peer-3 counts as dead")
+        with pytest.raises(NoQuorum, match="peer-3 not alive"):
+            await add(cell[0], 2, ack="all")
+        assert await holders(cell, 2) == set()
+
+
+async def test_fewer_than_a_majority_alive_is_refused_at_once_and_writes_nothing() -> None:
+    async with running_cell(founded()) as cell:
+        await cell.stop("peer-2")
+        await cell.stop("peer-3")
+
+        async def is_noticed() -> bool:
+            return not cell[0].members.has_majority()
+
+        await eventually(is_noticed, "alone")
+        with pytest.raises(NoQuorum, match="1 of 3 members alive") as refused:
+            await add(cell[0], 1)
+        assert refused.value.definite
+        assert all(not stream.messages for stream in cell.bus.streams.values())
+        assert cell[0].progress.is_behind()
+
+
+async def test_a_member_that_hears_nothing_is_caught_up_when_it_hears_again() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.cut_off.add("peer-3")
+        for number in range(20):
+            await add(cell[number % 2], number)
+        assert "peer-3" not in await holders(cell, 19)
+        cell.bus.cut_off.clear()
+
+        async def is_caught_up() -> bool:
+            return all(["peer-3" in await holders(cell, n) for n in range(20)])
+
+        await eventually(is_caught_up, "peer-3 has all")
+
+
+@pytest.mark.parametrize("fault", ["no leader", "silent", "stored but silent", "full"])
+async def test_a_stripe_that_fails_is_left_for_the_next_and_the_effect_is_one(fault: str) -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.faults[0] = fault  # type: ignore[assignment]
+        written = await add(cell[0], 1)
+        assert written.position.stripe != 0
+        record = await cell[0].record(create(1).record)
+        assert record is not None
+        assert record.ids == [101]
+        in_two = sum(len(stream.messages) for stream in cell.bus.streams.values())
+        assert in_two == (2 if fault == "stored but silent" else 1)
+
+
+async def test_all_stripes_refusing_is_definite_and_any_silence_is_not() -> None:
+    async with running_cell(founded()) as cell:
+        for stripe in range(limits.STRIPES):
+            cell.bus.faults[stripe] = "no leader"
+        with pytest.raises(NoQuorum) as refused:
+            await add(cell[0], 1, budget_s=0.2)
+        assert refused.value.definite
+        cell.bus.faults[1] = "silent"
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await add(cell[0], 2, budget_s=0.2)
+        assert not unknown.value.definite
+
+
+async def test_a_stored_frame_without_cover_is_never_acknowledged() -> None:
+    """Stored by the bus, applied by nobody else: the answer must be "unknown", not "done"."""
+    async with running_cell(founded()) as cell:
+        cell.bus.deaf.update(range(limits.STRIPES))
+        for name in ("peer-2", "peer-3"):
+            peer = cell.peers[name]
+
+            async def refuse(*_: object) -> list[object]:
+                raise Unavailable("store: disk full")
+
+            peer.store.apply = refuse  # type: ignore[method-assign, assignment]
+        with pytest.raises(OutcomeUnknown):
+            await add(cell[0], 1, budget_s=0.8)
+
+
+async def test_what_arrives_while_frames_are_under_way_goes_into_one_frame() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.gate = asyncio.Event()
+        appender = cell[0].appender
+        writes = []
+        for number in range(limits.FRAMES_IN_FLIGHT_MAX):
+            writes.append(asyncio.create_task(add(cell[0], number)))
+
+            async def is_sent(count: int = number + 1) -> bool:
+                return appender._in_flight == count
+
+            await eventually(is_sent, "a frame of its own, at once")
+        writes += [asyncio.create_task(add(cell[0], n)) for n in range(4, 100)]
+
+        async def are_waiting() -> bool:
+            return len(appender._queue) == 96
+
+        await eventually(are_waiting, "the rest waits")
+        cell.bus.gate.set()
+        await asyncio.gather(*writes)
+        frames = sum(len(stream.messages) for stream in cell.bus.streams.values())
+        assert frames == limits.FRAMES_IN_FLIGHT_MAX + 1
+        assert len(await holders(cell, 99)) >= 2
+
+
+async def test_a_write_that_was_never_sent_is_definitely_not_there() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.gate = asyncio.Event()
+        appender = cell[0].appender
+        under_way = []
+        for number in range(limits.FRAMES_IN_FLIGHT_MAX):
+            under_way.append(asyncio.create_task(add(cell[0], number)))
+
+            async def is_sent(count: int = number + 1) -> bool:
+                return appender._in_flight == count
+
+            await eventually(is_sent, "a frame under way")
+        with pytest.raises(Unavailable, match="nothing was written") as refused:
+            await add(cell[0], 50, budget_s=0.1)
+        assert refused.value.definite
+        cell.bus.gate.set()
+        await asyncio.gather(*under_way)
+        assert await holders(cell, 50) == set()
+
+
+async def test_a_bulk_is_one_frame_and_appears_in_one_step() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        bulk = write_of(peer, "bulk", *(create(n) for n in range(300)))
+        deadline_s = peer.clock.steady_s() + 5
+        await peer.appender.write(bulk, ack="all", deadline_s=deadline_s)
+        assert sum(len(stream.messages) for stream in cell.bus.streams.values()) == 1
+        for other in cell.peers.values():
+            assert [len(changes) for changes in other.batches if changes] == [300]
+
+
+async def test_a_lost_republish_is_read_back_from_the_stream() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.deaf.update(range(limits.STRIPES))
+        await add(cell[0], 1, ack="all")
+        assert await holders(cell, 1) == {"peer-1", "peer-2", "peer-3"}
+
+
+async def test_an_unreadable_frame_stops_the_peer_and_it_says_why() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.store(0, "strange", codec.pack(Frame(SCHEMA + 1, 1, 1, [])), None)
+
+        async def is_stopped() -> bool:
+            return all(peer.applier.broken is not None for peer in cell.peers.values())
+
+        await eventually(is_stopped, "the appliers stopped")
+        assert "frame schema 2" in cell[0].health.checks()["store"]
+        assert cell[0].health.is_recalling()
+        assert cell[0].progress.is_behind()
+        with pytest.raises(NoQuorum, match="stopped applying"):
+            await add(cell[0], 1)
+
+
+async def test_a_store_that_fails_for_a_while_loses_nothing() -> None:
+    async with running_cell(founded()) as cell:
+        store, failures = cell[2].store, 3
+        real = store.apply
+
+        async def sometimes(*arguments: object) -> object:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise Unavailable("store: disk full")
+            return await real(*arguments)  # type: ignore[arg-type]
+
+        store.apply = sometimes  # type: ignore[method-assign, assignment]
+        await add(cell[0], 1)
+
+        async def is_applied() -> bool:
+            return "peer-3" in await holders(cell, 1)
+
+        await eventually(is_applied, "peer-3 has it after all")
+        assert failures == 0
+
+
+async def test_lazy_servers_stop_writes_and_not_recalls() -> None:
+    bus = founded()
+    async with running_cell(bus) as cell:
+        cell[0].durability._judge({"nats-2": "acknowledges before it syncs"})
+        with pytest.raises(NoQuorum, match="nats-2 acknowledges before it syncs"):
+            await add(cell[0], 1)
+        assert "nats-2" in cell[0].health.checks()["sync"]
+        assert cell[0].health.is_recalling()
+
+
+async def test_one_of_many_conditional_updates_wins() -> None:
+    async with running_cell(founded()) as cell:
+        await add(cell[0], 1, ack="all")
+        record = await cell[0].record(create(1).record)
+        assert record is not None
+        version = memories.version_of(record)
+
+        async def update(number: int) -> str | MemsyncError:
+            peer = cell[number % 3]
+            try:
+                written = await peer.appender.write(
+                    write_of(peer, f"update-{number}", retag(1, f"tag-{number}")),
+                    ack="quorum",
+                    deadline_s=peer.clock.steady_s() + 5,
+                    condition=Condition(record=create(1).record, version=version),
+                )
+            except MemsyncError as error:
+                return error
+            return memories.view(written.records[create(1).record]).tags[0]
+
+        results = await asyncio.gather(*(update(n) for n in range(9)))
+        won = [result for result in results if isinstance(result, str)]
+        lost = [result for result in results if isinstance(result, VersionConflict)]
+        assert (len(won), len(lost)) == (1, 8)
+        after = await cell[0].record(create(1).record)
+        assert after is not None
+        assert memories.view(after).tags == won
+        assert all(e.details == {"current_version": memories.version_of(after)} for e in lost)
+
+
+async def test_a_conditional_update_whose_answer_was_lost_is_found_again() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await add(peer, 1, ack="all")
+        key = create(1).record
+        record = await peer.record(key)
+        assert record is not None
+        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
+        cell.bus.faults[stripe] = "stored but silent"
+        written = await peer.appender.write(
+            write_of(peer, "update", retag(1, "new")),
+            ack="quorum",
+            deadline_s=peer.clock.steady_s() + 5,
+            condition=Condition(record=key, version=memories.version_of(record)),
+        )
+        assert memories.view(written.records[key]).tags == ["new"]
+        on_subject = [m for m in cell.bus.streams[stripe].messages if m.record == key]
+        assert len(on_subject) == 1
+
+
+async def test_a_conditional_update_cannot_leave_its_stripe() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await add(peer, 1, ack="all")
+        key = create(1).record
+        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
+        cell.bus.faults[stripe] = "no leader"
+        with pytest.raises(NoStripeLeader) as refused:
+            await peer.appender.write(
+                write_of(peer, "update", retag(1, "new")),
+                ack="quorum",
+                deadline_s=peer.clock.steady_s() + 1,
+                condition=Condition(record=key, version="any"),
+            )
+        assert refused.value.definite
+
+
+async def test_a_repeat_is_answered_only_when_a_majority_has_the_first_attempt() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await add(peer, 1, ack="all")
+        deadline_s = peer.clock.steady_s() + 5
+        await peer.appender.wait_settled(ack="all", deadline_s=deadline_s)
+        peer.progress.advance([Position(0, 0, 10_000)])  # applied here, heard of by nobody
+        with pytest.raises(OutcomeUnknown):
+            await peer.appender.wait_settled(ack="quorum", deadline_s=peer.clock.steady_s() + 0.1)
+        await peer.appender.wait_settled(ack="log", deadline_s=peer.clock.steady_s())
