@@ -69,15 +69,6 @@ class Connection(Protocol):
         ...
 
 
-def open_connection(target: Target) -> Connection:
-    """The way that the target asks for; nothing is sent yet."""
-    if target.url is not None:
-        return HttpConnection(target, target.url)
-    from memsync.cli.bus import BusConnection  # nats-py is slow to import and seldom needed
-
-    return BusConnection(target)
-
-
 async def ask(
     connection: Connection, operation: str, body: Body, headers: Mapping[str, str]
 ) -> Reply:

@@ -25,6 +25,18 @@ Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be rep
 Metadata = Annotated[str | None, typer.Option(help="A JSON object.", metavar="JSON")]
 Moment = Annotated[str | None, typer.Option(help="ISO 8601; without an offset it is UTC.")]
 Importance = Annotated[float | None, typer.Option(help="From 0 to 1; 0.5 if not given.")]
+Count = Annotated[int, typer.Option("-k", help=f"How many at most, 1 to {limits.RECALL_K_MAX}.")]
+Going = Annotated[str | None, typer.Option("--session", help="The conversation that is going on.")]
+AnyTags = Annotated[
+    list[str] | None, typer.Option("--tag", help="Only with any of these; may be repeated.")
+]
+AnySources = Annotated[
+    list[str] | None, typer.Option("--source", help="Only from these; may be repeated.")
+]
+Computation = Annotated[
+    str | None, typer.Option("--tier", help="How much to compute: low, medium or high.")
+]
+Consistency = Annotated[str | None, typer.Option(help="local, session (default) or strong.")]
 Identifier = Annotated[int, typer.Argument(help="The id of a memory.", metavar="ID", min=1)]
 
 
@@ -101,30 +113,18 @@ def _say_skipped(output: Output, answer: dict[str, Any]) -> int:
 def recall(
     session: Session,
     question: Annotated[str, typer.Argument(help="What you want to know; -: standard input.")],
-    k: Annotated[
-        int, typer.Option("-k", help=f"How many at most, 1 to {limits.RECALL_K_MAX}.")
-    ] = limits.RECALL_K_DEFAULT,
-    session_id: Annotated[
-        str | None, typer.Option("--session", help="The conversation that is going on.")
-    ] = None,
+    k: Count = limits.RECALL_K_DEFAULT,
+    session_id: Going = None,
     in_session: Annotated[
         str | None, typer.Option(help="Only memories of this conversation.")
     ] = None,
-    tag: Annotated[
-        list[str] | None, typer.Option("--tag", help="Only with any of these; may be repeated.")
-    ] = None,
-    source: Annotated[
-        list[str] | None, typer.Option("--source", help="Only from these; may be repeated.")
-    ] = None,
+    tag: AnyTags = None,
+    source: AnySources = None,
     since: Moment = None,
     until: Moment = None,
     metadata: Metadata = None,
-    tier: Annotated[
-        str | None, typer.Option("--tier", help="How much to compute: low, medium or high.")
-    ] = None,
-    consistency: Annotated[
-        str | None, typer.Option(help="local, session (default) or strong.")
-    ] = None,
+    tier: Computation = None,
+    consistency: Consistency = None,
 ) -> int:
     """Recall memories by meaning, the best first.
 

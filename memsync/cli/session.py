@@ -19,8 +19,8 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from memsync.cli import connection, finding
-from memsync.cli.connection import READS, Body, Reply
+from memsync.cli import finding
+from memsync.cli.connection import READS, Body, Connection, HttpConnection, Reply, ask
 from memsync.cli.exits import UsageProblem
 from memsync.cli.finding import Target
 from memsync.cli.output import Output
@@ -135,10 +135,18 @@ class Session:
                 self.output.note(f"interrupted, the outcome is not known. {_repeat(headers)}")
             raise
 
+    def connect(self) -> Connection:
+        """The way that the target asks for; nothing is sent yet."""
+        if self.target.url is not None:
+            return HttpConnection(self.target, self.target.url)
+        from memsync.cli.bus import BusConnection  # nats-py is slow to import and seldom needed
+
+        return BusConnection(self.target)
+
     async def _ask(self, operation: str, body: Body, headers: dict[str, str]) -> Reply:
-        way = connection.open_connection(self.target)
+        way = self.connect()
         try:
-            return await connection.ask(way, operation, body, headers)
+            return await ask(way, operation, body, headers)
         finally:
             await way.close()
 

@@ -16,7 +16,6 @@ from typing import Annotated
 import msgspec
 import typer
 
-from memsync.cli.connection import open_connection
 from memsync.cli.exits import (
     INTERRUPTED,
     OK,
@@ -102,7 +101,7 @@ def import_file(
 async def _run(
     session: Session, descriptor: int, on_error: OnError, show: Callable[[Tally], None]
 ) -> Importer:
-    connection = open_connection(session.target)
+    connection = session.connect()
     importer = Importer(
         session, connection, stops_at_bad_line=on_error is OnError.STOP, changed=show
     )
