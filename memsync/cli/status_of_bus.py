@@ -55,8 +55,8 @@ async def read_bus(home: Home) -> BusState:
     settings = config.load(path, config.GatewaySettings)
     try:
         client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
-    except errors.Unavailable as error:
-        return BusState(problems=[error.message])
+    except (errors.Unavailable, errors.ConfigurationError) as error:
+        return BusState(problems=[str(error)])
     try:
         cell = CellName(settings.region, settings.cell)
         streams = JetStreamStreams(client, cell, replicas=1, stripe_bytes_max=0)

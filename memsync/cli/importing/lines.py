@@ -59,25 +59,27 @@ class Bulk(msgspec.Struct, frozen=True):
 
 async def read_chunks(descriptor: int) -> AsyncIterator[bytes]:
     """The bytes of a file, pipe or terminal as they come; waits without blocking the loop."""
+    while True:
+        await _wait_readable(descriptor)
+        chunk = os.read(descriptor, CHUNK_BYTES)
+        if not chunk:
+            return
+        yield chunk
+
+
+async def _wait_readable(descriptor: int) -> None:
+    """Wait for bytes or the end. The event is new each time: a late one would make a read block."""
     loop = asyncio.get_running_loop()
     readable = asyncio.Event()
     try:
         loop.add_reader(descriptor, readable.set)
-        is_watched = True
     except PermissionError:  # a regular file: always readable
-        is_watched = False
+        await asyncio.sleep(0)  # others get their turn
+        return
     try:
-        while True:
-            if is_watched:
-                await readable.wait()
-                readable.clear()
-            chunk = os.read(descriptor, CHUNK_BYTES)
-            if not chunk:
-                return
-            yield chunk
+        await readable.wait()
     finally:
-        if is_watched:
-            loop.remove_reader(descriptor)
+        loop.remove_reader(descriptor)
 
 
 class Splitter:
