@@ -1,0 +1,89 @@
+"""`scripts/config_table`: the README's configuration tables, from the docstrings of the settings.
+
+Printed, or with `--write` put between the two markers of the README.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import json
+import sys
+from pathlib import Path
+
+import msgspec
+
+from memsync import config
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- scripts/config_table -->\n", "<!-- end -->"
+TABLES = {
+    config.PeerSettings: "A peer (`config/peer-N.toml`)",
+    config.GatewaySettings: "A gateway (`config/gateway-N.toml`)",
+    config.NatsSettings: "The table `[nats]` of both",
+}
+UNITS = {1024**3: "GiB", 1024**2: "MiB"}
+
+
+def tables() -> str:
+    """All tables as Markdown."""
+    return "\n".join(_table(kind, title) for kind, title in TABLES.items())
+
+
+def _table(kind: type[msgspec.Struct], title: str) -> str:
+    meanings = _meanings(kind)
+    lines = [f"| {title} | Default | Meaning |", "|---|---|---|"]
+    for field in msgspec.structs.fields(kind):
+        lines.append(f"| `{field.name}` | {_default(field.default)} | {meanings[field.name]} |")
+    return "\n".join(lines) + "\n"
+
+
+def _meanings(kind: type[msgspec.Struct]) -> dict[str, str]:
+    """Field -> the docstring below it, in one line."""
+    [tree] = ast.parse(inspect.getsource(kind)).body
+    assert isinstance(tree, ast.ClassDef)
+    found: dict[str, str] = {}
+    name = ""
+    for node in tree.body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            name = node.target.id
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and name:
+            found[name] = " ".join(str(node.value.value).split()).replace("|", "\\|")
+    return found
+
+
+def _default(value: object) -> str:
+    if value is msgspec.NODEFAULT:
+        return "required"
+    if isinstance(value, int):
+        for size, unit in UNITS.items():
+            if value and value % size == 0:
+                return f"`{value}` ({value // size} {unit})"
+    return f"`{json.dumps(value)}`"
+
+
+def in_readme(readme: str) -> str:
+    """What stands between the markers now."""
+    return readme.partition(BEGIN)[2].partition(END)[0]
+
+
+def main() -> int:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="scripts/config_table", description=__doc__)
+    parser.add_argument("--write", action="store_true", help="put them into the README")
+    if not parser.parse_args().write:
+        print(tables(), end="")
+        return 0
+    readme = README.read_text(encoding="utf-8")
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        print("scripts/config_table: the README lacks the markers", file=sys.stderr)
+        return 1
+    README.write_text(before + begin + tables() + end + after, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
