@@ -12,11 +12,12 @@ from nats.aio.client import Client
 
 from memsync import errors
 from memsync.adapters.jetstream.connection import read_credentials
-from memsync.cli.connection import CONNECT_TIMEOUT_S, TIMEOUT_S, Body, Reply, unanswered
+from memsync.cli.connection import CONNECT_TIMEOUT_S, Body, NoAnswerError, Reply
 from memsync.cli.exits import NoClusterError
 from memsync.cli.finding import Target
 from memsync.wire import codec, context, subjects
 
+ATTEMPT_S = 4.0  # the peer or a server on the way may have died: then no answer ever comes
 _NOT_SENT = (
     nats.errors.OutboundBufferLimitError,
     nats.errors.ConnectionClosedError,
@@ -39,7 +40,7 @@ class BusConnection:
         subject = subjects.CLIENT_PREFIX + operation
         try:
             message = await client.request(
-                subject, codec.to_json(body), timeout=TIMEOUT_S, headers=dict(headers)
+                subject, codec.to_json(body), timeout=ATTEMPT_S, headers=dict(headers)
             )
         except nats.errors.NoRespondersError as error:
             raise NoClusterError(f"no memsync peer listens at {self._target.name}") from error
@@ -48,7 +49,7 @@ class BusConnection:
         except _NOT_SENT as error:
             raise NoClusterError(f"{self._target.name}: {error}") from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise unanswered(operation, self._target.name, type(error).__name__) from error
+            raise NoAnswerError(f"{self._target.name}: {type(error).__name__}") from error
         found = {str(name).lower(): value for name, value in (message.headers or {}).items()}
         status = found.get(context.STATUS.lower(), "")
         if not status.isdecimal():

@@ -1,12 +1,13 @@
 """How an operation reaches a cluster: over HTTP, or (bus.py) as a NATS request.
 
-Both ways take the same bodies and headers and give the same `Reply`. A way tries once; whether to
-try again is its caller's affair. What they raise: `NoClusterError` where the request was certainly
-not taken (or was a read), `OutcomeUnknown` where a write may have happened.
+Both ways take the same bodies and headers and give the same `Reply`. A way tries once; `ask` tries
+again where an answer was lost, because its gateway, peer or NATS server died.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -19,7 +20,10 @@ from memsync.cli.finding import Target
 from memsync.local import home as homes
 from memsync.wire import codec
 
-TIMEOUT_S = limits.DEADLINE_S_DEFAULT + 5.0
+TIMEOUT_S = limits.DEADLINE_S_DEFAULT + 2.0
+GIVE_UP_S = 2 * limits.DEADLINE_S_DEFAULT
+ATTEMPTS_MAX = 6
+AGAIN_S = 0.1
 CONNECT_TIMEOUT_S = 3.0
 ROUTES = {
     "memory.add": ("POST", "/memory/add"),
@@ -40,12 +44,20 @@ Body = Mapping[str, Any]
 T = TypeVar("T")
 
 
+class NoAnswerError(Exception):
+    """The request was sent and no answer came. The message: who was asked, and what happened."""
+
+
 class Reply(msgspec.Struct, frozen=True):
-    """An answer: HTTP status, headers with names in lower case, JSON body."""
+    """An answer: HTTP status, headers with names in lower case, JSON body.
+
+    `is_repeat` says that an earlier attempt may have been taken, too.
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    is_repeat: bool = False
 
     def read(self, kind: type[T]) -> T:
         """The body as `kind`; raises `NoClusterError` where it is something else."""
@@ -61,7 +73,11 @@ class Connection(Protocol):
     """A way to a cluster."""
 
     async def call(self, operation: str, body: Body, headers: Mapping[str, str]) -> Reply:
-        """Send one operation; an answer of whatever status is a `Reply`."""
+        """Send one operation once; an answer of whatever status is a `Reply`.
+
+        Raises `NoClusterError` where it was certainly not taken, `NoAnswerError` where it may have
+        been.
+        """
         ...
 
     async def close(self) -> None:
@@ -72,18 +88,35 @@ class Connection(Protocol):
 async def ask(
     connection: Connection, operation: str, body: Body, headers: Mapping[str, str]
 ) -> Reply:
-    """Send one operation; raises the error that an answer carries."""
-    reply = await connection.call(operation, body, headers)
+    """Send one operation, again where its answer was lost; raises the error that an answer carries.
+
+    To send it again is safe, as every write carries a key. Raises `NoClusterError` where the
+    request was certainly not taken (or was a read), `OutcomeUnknown` where a write may have
+    happened.
+    """
+    give_up_s = time.monotonic() + GIVE_UP_S
+    lost: NoAnswerError | None = None
+    for attempt in range(ATTEMPTS_MAX):
+        try:
+            reply = await connection.call(operation, body, headers)
+            return _checked(msgspec.structs.replace(reply, is_repeat=lost is not None))
+        except NoAnswerError as error:
+            lost = error
+        except NoClusterError:
+            if lost is None:
+                raise
+        if time.monotonic() > give_up_s:
+            break
+        await asyncio.sleep(AGAIN_S * attempt)
+    if operation in READS:
+        raise NoClusterError(f"no answer from {lost}")
+    raise errors.OutcomeUnknown(f"no answer from {lost}; it may have happened")
+
+
+def _checked(reply: Reply) -> Reply:
     if reply.status < 300:
         return reply
     raise errors.error_from_answer(reply.read(errors.ErrorAnswer))
-
-
-def unanswered(operation: str, place: str, reason: str) -> Exception:
-    """What to raise where a request was sent and no answer came."""
-    if operation in READS:
-        return NoClusterError(f"no answer from {place}: {reason}")
-    return errors.OutcomeUnknown(f"no answer from {place}: {reason}; it may have happened")
 
 
 class HttpConnection:
@@ -113,7 +146,7 @@ class HttpConnection:
             raise NoClusterError(self._nobody(error)) from error
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise unanswered(operation, self._url, reason) from error
+            raise NoAnswerError(f"{self._url}: {reason}") from error
         return Reply(response.status_code, dict(response.headers), response.content)
 
     async def close(self) -> None:

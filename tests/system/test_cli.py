@@ -109,3 +109,17 @@ def test_add_and_recall_as_the_readme_has_them(cluster: Cluster) -> None:
     score, _, found, text = line.split("\t")
     assert 0 < float(score) <= 1
     assert (found, text) == (identifier, "Ada prefers green tea")
+
+
+def test_who_is_not_let_in_is_told_so(cluster: Cluster) -> None:
+    person = Person(cluster, "cli-stranger")
+    wrong = cluster.nats_url(1).replace("nats://", "nats://client:wrong@")
+    person.run("list", "--nats-url", wrong, code=1)
+    person.run("list", "--nats-url", "nats://127.0.0.1:1", code=3)
+    person.run("list", "--url", cluster.nats_url(1).replace("nats", "http"), code=3)
+    person.run("list", "--project", "unknown", code=1)
+    cluster.environment["MEMSYNC_API_KEY"] = "ms_dev_wrong"
+    try:
+        person.run("list", code=1)
+    finally:
+        del cluster.environment["MEMSYNC_API_KEY"]

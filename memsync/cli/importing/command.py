@@ -106,7 +106,7 @@ async def _run(
         session, connection, stops_at_bad_line=on_error is OnError.STOP, changed=show
     )
     try:
-        with _interrupts(importer):
+        with _interrupts(importer, session.output):
             await importer.run(read_chunks(descriptor))
     finally:
         await connection.close()
@@ -114,12 +114,13 @@ async def _run(
 
 
 @contextmanager
-def _interrupts(importer: Importer) -> Iterator[None]:
+def _interrupts(importer: Importer, output: Output) -> Iterator[None]:
     """Ctrl-C and SIGTERM let what is in flight end; a second one ends the process at once."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
         importer.interrupt()
+        output.note("finishing what is in flight; Ctrl-C again ends at once")
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 

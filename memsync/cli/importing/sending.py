@@ -173,7 +173,7 @@ class Importer:
             self.tally.retries += 1
             await self._pause(wait_s)
         self._has_answered = True
-        self._count(bulk, reply, is_repeat=attempt > 0)
+        self._count(bulk, reply, is_repeat=attempt > 0 or reply.is_repeat)
 
     def _may_help(self, failure: Failure) -> bool:
         """Whether to try again: not for a refusal, nor where no cluster was there to begin with."""

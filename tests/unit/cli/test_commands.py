@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from memsync import __version__, errors
+from memsync.cli import connection
 from memsync.ports import Answer
 from memsync.wire import codec
 from tests.fakes.backend import KEY
@@ -278,7 +279,10 @@ def hanging_up() -> Iterator[str]:
     thread.join(5)
 
 
-def test_a_broken_connection_leaves_a_write_unknown(shell: Shell, hanging_up: str) -> None:
+def test_a_broken_connection_leaves_a_write_unknown(
+    shell: Shell, hanging_up: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "AGAIN_S", 0.001)
     write = shell("add", "tea", "--url", hanging_up)
     assert write.code == 4
     assert "--idempotency-key cli-" in write.err
