@@ -7,7 +7,6 @@ import os
 import sys
 from typing import Annotated, Any
 
-import structlog
 import typer
 from typer.exceptions import TyperException
 
@@ -141,7 +140,5 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # Libraries and our own adapters talk to logs; this command talks to a person.
-    logging.disable(logging.CRITICAL)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    logging.disable(logging.CRITICAL)  # libraries talk to logs; this command talks to a person
     sys.exit(run(sys.argv[1:]))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from memsync import config, errors, limits
-from memsync.adapters.jetstream import connection
-from memsync.adapters.jetstream.marks import JetStreamMarks
-from memsync.adapters.jetstream.streams import JetStreamStreams
 from memsync.ids import Position
 from memsync.local.home import Home
 from memsync.wire import codec
 from memsync.wire.members import Watermark
 from memsync.wire.subjects import CellName
+
+if TYPE_CHECKING:
+    from memsync.adapters.jetstream.streams import JetStreamStreams
 
 CONNECT_S = 2.0
 LISTEN_S = 5 * limits.WATERMARK_S
@@ -49,6 +51,12 @@ class BusState(msgspec.Struct, frozen=True, kw_only=True):
 
 async def read_bus(home: Home) -> BusState:
     """Ask the bus with the credentials of the home's gateways; a bus that is gone is a problem."""
+    # Slow to import (nats-py, numpy, structlog), and no other command needs them.
+    from memsync.adapters.jetstream import connection
+    from memsync.adapters.jetstream.marks import JetStreamMarks
+    from memsync.adapters.jetstream.streams import JetStreamStreams
+
+    _quieten()
     path = home.config("gateway-1.toml")
     if not path.exists():
         return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
@@ -74,6 +82,13 @@ async def read_bus(home: Home) -> BusState:
         stripes=[one for one in states if isinstance(one, Stripe)],
         problems=[one for one in states if isinstance(one, str)],
     )
+
+
+def _quieten() -> None:
+    """The adapters tell a log what goes wrong; here it stands in the report."""
+    import structlog
+
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
 
 def _hear(heard: dict[str, list[Position]], data: bytes) -> None:
