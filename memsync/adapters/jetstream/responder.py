@@ -20,11 +20,14 @@ from memsync.telemetry import describe, logger
 from memsync.wire import codec, context, subjects
 from memsync.wire.subjects import CellName
 
+_NOT_ANSWERED_ON = ("memsync.", "$")  # an answer in the log would stop every peer
+
 
 class Responder:
     """Answers callers on `memsync.v1.>` (shared with the other peers) and gateways on this
     peer's own subjects. Only gateways may fix memory ids: the header is taken off callers'
-    requests."""
+    requests. A caller names where its answer goes, and the server does not check that name: this
+    peer, which may publish anywhere, answers on no subject of ours and on none of the server's."""
 
     def __init__(self, client: Client, cell: CellName, member: str, backend: Backend) -> None:
         self._client = client
@@ -55,6 +58,8 @@ class Responder:
 
     async def _take(self, message: Msg) -> None:
         if not message.reply or self._tasks is None:
+            return
+        if message.reply.startswith(_NOT_ANSWERED_ON):
             return
         if self._in_flight >= limits.REQUESTS_IN_FLIGHT_MAX:
             overloaded = Unavailable(f"{self._in_flight} requests in flight; try again")
