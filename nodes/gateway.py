@@ -100,7 +100,12 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigurationError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    uvloop.run(run(settings, sock))
+    try:
+        uvloop.run(run(settings, sock))
+    except Exception as error:  # noqa: BLE001 - the top: what ended the process is in its log
+        logger().critical("process.failed", exc_info=error)
+        print(f"gateway: {type(error).__name__}: {error} (see the log)", file=sys.stderr)
+        return 1
     return 0
 
 

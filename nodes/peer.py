@@ -41,7 +41,7 @@ from memsync.engine.peer import Peer
 from memsync.engine.progress import Progress
 from memsync.engine.recall import Recall
 from memsync.engine.tail import Tail
-from memsync.errors import ConfigurationError, MemsyncError
+from memsync.errors import ConfigurationError
 from memsync.gateway.app import build_app
 from memsync.gateway.server import listen, serve
 from memsync.ids import Position
@@ -57,6 +57,9 @@ from memsync.wire.operations import SCHEMA, Frame
 from memsync.wire.subjects import CellName
 
 EXIT_CONFIGURATION = 2
+# The store's threads hold the GIL for microseconds at a time; with Python's default of 5 ms each of
+# their turns makes a busy event loop, or them, wait that long.
+SWITCH_INTERVAL_S = 0.0002
 
 
 class Engine(msgspec.Struct, frozen=True, kw_only=True):
@@ -310,6 +313,7 @@ def _read_settings(arguments: list[str]) -> tuple[PeerSettings, Genesis]:
 def main() -> int:
     """The process; returns the exit code."""
     os.umask(0o077)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     try:
         settings, genesis = _read_settings(sys.argv[1:])
         connection.read_credentials(settings.nats.credentials)
@@ -318,8 +322,9 @@ def main() -> int:
     except ConfigurationError as error:
         print(f"peer: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
-    except MemsyncError as error:
-        print(f"peer: {error.message}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 - the top: what ended the process is in its log
+        telemetry.logger().critical("process.failed", exc_info=error)
+        print(f"peer: {type(error).__name__}: {error} (see the log)", file=sys.stderr)
         return 1
     return 0
 

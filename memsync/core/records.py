@@ -113,7 +113,7 @@ def _check_register(kind: str, name: str, value: bytes) -> None:
     if name not in REGISTERS[kind]:
         raise InvariantBroken(f"unknown register of {kind}: {name!r}")
     try:
-        msgspec.msgpack.decode(value, type=REGISTERS[kind][name])
+        codec.unpack(value, REGISTERS[kind][name])
     except msgspec.DecodeError as error:
         raise InvariantBroken(f"register {name} of {kind} has no valid form: {error}") from error
 

@@ -304,6 +304,8 @@ class Appender:
                 self._avoid(stripe, "no cover")
                 if self._clock.steady_s() >= deadline_s:
                     break
+            if not self._members.has_majority():
+                break  # nobody is there to cover it: waiting longer helps no caller
             await asyncio.sleep(ROUND_PAUSE_S)
         if unknown is not None:
             raise unknown

@@ -49,6 +49,7 @@ class Members:
         self._tell = asyncio.Event()
         self._waiting: list[tuple[Position, int, asyncio.Future[None]]] = []
         self.listeners: list[Callable[[Watermark], None]] = []
+        progress.listeners.append(self._advanced)
 
     @property
     def majority(self) -> int:
@@ -69,9 +70,10 @@ class Members:
         """The last watermark of each member that was heard, and this one's own."""
         return {**{name: mark for name, (_, mark) in self._heard.items()}, self.name: self._own()}
 
-    def tell_soon(self) -> None:
-        """Something was applied: say so."""
+    def _advanced(self) -> None:
+        """This peer applied something: say so, and look who waited for it."""
         self._tell.set()
+        self._check_waiting()
 
     async def run(self) -> None:
         """Listen and tell until cancelled."""
@@ -110,8 +112,8 @@ class Members:
                 self._waiting.remove(entry)
         return True
 
-    def check_waiting(self) -> None:
-        """Wake those whose write is covered now (this peer applied, or a watermark came)."""
+    def _check_waiting(self) -> None:
+        """Wake those whose write is covered now."""
         covered = [entry for entry in self._waiting if self._is_covered(entry[0], entry[1])]
         for entry in covered:
             self._waiting.remove(entry)
@@ -138,7 +140,7 @@ class Members:
             logger().error("member.of_another_cell", member=mark.member, cell=mark.cell)
             return
         self._heard[mark.member] = (self._clock.steady_s(), mark)
-        self.check_waiting()
+        self._check_waiting()
         for listen in self.listeners:
             listen(mark)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from memsync import limits
 from memsync.clock import Clock
@@ -21,6 +21,7 @@ class Progress:
         self._clock = clock
         self._applied: dict[tuple[int, int], int] = {}
         self._waiting: list[tuple[Sequence[Position], asyncio.Future[None]]] = []
+        self.listeners: list[Callable[[], None]] = []
         self._behind: dict[str, str] = {
             stripe_part(stripe): "not read yet" for stripe in range(limits.STRIPES)
         }
@@ -41,6 +42,8 @@ class Progress:
             if not future.done():
                 still.append((positions, future))
         self._waiting = still
+        for listen in self.listeners:
+            listen()
 
     def has(self, positions: Sequence[Position]) -> bool:
         """Whether all of these were applied here."""

@@ -19,7 +19,9 @@ from memsync.gateway.exchange import Handler, error_to_answer, exchange_of, send
 from memsync.ports import Answer, Backend
 from memsync.wire import codec, context
 
-_GATEWAYS_OWN = (context.OPERATION_KEY, context.IDS)  # a caller does not fix these
+# Who calls over HTTP does not fix these: ids come from gateways over the bus only, where no caller
+# may publish; somebody's choice of an id could else hide another's memory.
+_NOT_CALLERS = (context.OPERATION_KEY, context.IDS)
 
 
 class Path:
@@ -119,7 +121,7 @@ def operation_handler(backend: Backend, route: table.OperationRoute) -> Handler:
             body = await read_body(scope, receive)
             if route.source == "merged":
                 body = body_merged(params, body)
-        for name in _GATEWAYS_OWN:
+        for name in _NOT_CALLERS:
             exchange_of(scope).headers.pop(name, None)
         return await _ask(backend, route.operation, scope, body)
 
@@ -127,12 +129,14 @@ def operation_handler(backend: Backend, route: table.OperationRoute) -> Handler:
 
 
 def passing_handler(backend: Backend) -> Handler:
-    """A handler for an operation with its body as over NATS: how gateways reach a peer's port."""
+    """A handler for an operation with its body as over NATS: how gateways reach a peer's port. The
+    operation key is the gateway's, so that a retry elsewhere is known; ids are the peer's own."""
 
     async def answer(scope: Scope, receive: Receive, params: Mapping[str, str]) -> Answer:
         operation = params["operation"]
         if operation not in table.OPERATIONS:
             raise errors.NotFound("no such route")
+        exchange_of(scope).headers.pop(context.IDS, None)
         return await _ask(backend, operation, scope, await read_body(scope, receive))
 
     return answer

@@ -26,15 +26,18 @@ def pack(value: Any) -> bytes:
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
-    """Decode msgpack; raises `msgspec.ValidationError` or `msgspec.DecodeError`."""
-    return msgspec.msgpack.decode(data, type=kind)
+    """Decode msgpack; raises `msgspec.DecodeError` for whatever is not a `kind`."""
+    try:
+        return msgspec.msgpack.decode(data, type=kind)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"a string is not UTF-8: {error}") from error
 
 
 def decode_frame(data: bytes) -> operations.Frame:
     """Read a log message; raises `InvariantBroken` for one that this version cannot read."""
     try:
         frame = _frame_decoder.decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise errors.InvariantBroken(f"unreadable frame of {len(data)} bytes: {error}") from error
     if frame.schema != operations.SCHEMA:
         raise errors.InvariantBroken(
@@ -63,7 +66,7 @@ def open_content(envelope: operations.Envelope) -> operations.Content:
 
 def open_as(envelope: operations.Envelope, kind: type[T]) -> T:
     """Read an envelope that holds something other than a whole content."""
-    return msgspec.msgpack.decode(_opened(envelope), type=kind)
+    return unpack(_opened(envelope), kind)
 
 
 def to_json(value: Any) -> bytes:

@@ -76,6 +76,8 @@ BROAD_EXCEPTS = {
     ("memsync/engine/recall/pipeline.py", "_search"): "a recall stage: no hits, tagged",
     ("memsync/gateway/middleware.py", "__call__"): "the top of a request: it gets an answer",
     ("memsync/service/service.py", "call"): "the top of a request: it gets an answer",
+    ("nodes/gateway.py", "main"): "the top of the process: what ended it is in its log",
+    ("nodes/peer.py", "main"): "the top of the process: what ended it is in its log",
 }
 
 ENTRY_POINTS = {"memsync.cli.main", "memsync.local.up", "memsync.local.down"}

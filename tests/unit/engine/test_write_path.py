@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 import pytest
 
@@ -336,3 +337,13 @@ async def test_a_repeat_is_answered_only_when_a_majority_has_the_first_attempt()
         with pytest.raises(OutcomeUnknown):
             await peer.appender.wait_settled(ack="quorum", deadline_s=peer.clock.steady_s() + 0.1)
         await peer.appender.wait_settled(ack="log", deadline_s=peer.clock.steady_s())
+
+
+async def test_no_write_waits_for_a_heartbeat() -> None:
+    """A watermark is told as soon as there is something to tell: 40 writes one after the other take
+    much less than 40 heartbeats."""
+    async with running_cell(founded()) as cell:
+        began = time.monotonic()
+        for number in range(40):
+            await add(cell[0], number)
+        assert time.monotonic() - began < 40 * limits.WATERMARK_S / 2
