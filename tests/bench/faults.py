@@ -99,9 +99,9 @@ class Load:
         """Add one memory after the other."""
         for number in self._numbers:
             body = {"text": f"fact {number} of the load", "client_ref": f"fact-{number}"}
-            seen, began = self.seen, time.monotonic()
+            began = time.monotonic()
             answer = await self._post("/memory/add", body)
-            took = time.monotonic() - began
+            seen, took = self.seen, time.monotonic() - began
             if answer is None:
                 seen.broken += 1
             elif answer.status_code < 300:
@@ -119,8 +119,9 @@ class Load:
     async def read(self) -> None:
         """Recall again and again."""
         while True:
-            seen, began = self.seen, time.monotonic()
+            began = time.monotonic()
             answer = await self._post("/memory/query", {"query": "which fact of the load", "k": 3})
+            seen = self.seen
             seen.slowest_recall_s = max(seen.slowest_recall_s, time.monotonic() - began)
             seen.recalls += 1
             if answer is None or answer.status_code != 200:
