@@ -60,7 +60,8 @@ class BusConnection:
         """See `connection.Connection`."""
         if self._client is not None:
             try:
-                await asyncio.wait_for(self._client.close(), 1.0)
+                async with asyncio.timeout(1.0):
+                    await self._client.close()
             except (TimeoutError, nats.errors.Error, OSError):
                 pass  # nobody needs it any more
 

@@ -44,6 +44,7 @@ from memsync.errors import (
 )
 from memsync.ids import Position, RecordKey, scope_key
 from memsync.ports import Log, Store
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire import codec
 from memsync.wire.operations import SCHEMA, Frame, Stamp, Write, frame_id
@@ -189,9 +190,8 @@ class Appender:
         started = time.perf_counter()
         until_s = pending.deadline_s + VERDICT_GRACE_S
         try:
-            return await asyncio.wait_for(
-                pending.future, max(0.0, until_s - self._clock.steady_s())
-            )
+            async with asyncio.timeout(max(0.0, until_s - self._clock.steady_s())):
+                return await pending.future
         except TimeoutError as error:
             if pending in self._queue:
                 self._queue.remove(pending)
@@ -208,7 +208,7 @@ class Appender:
     async def run(self) -> None:
         """Send frames until cancelled."""
         async with asyncio.TaskGroup() as frames:
-            while True:
+            while is_going_on():
                 await self._arrived.wait()
                 while self._queue and self._in_flight < limits.FRAMES_IN_FLIGHT_MAX:
                     self._in_flight += 1

@@ -22,6 +22,7 @@ from memsync.engine.progress import Progress
 from memsync.errors import InvariantBroken, Unavailable
 from memsync.ids import Position, RecordKey
 from memsync.ports import Change, LoggedFrame, Store
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire import codec
 from memsync.wire.operations import Frame, RawMessage, frame_id
@@ -80,7 +81,7 @@ class Applier:
 
     async def run(self) -> None:
         """Apply until cancelled. A commit that has begun is finished first."""
-        while True:
+        while is_going_on():
             await self._arrived.wait()
             batch = self._take_batch()
             if not self._queue:

@@ -10,6 +10,7 @@ import asyncio
 
 from memsync.errors import Unavailable
 from memsync.ports import Servers
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 
 CHECK_S = 20.0
@@ -27,7 +28,7 @@ class Durability:
 
     async def run(self) -> None:
         """Check until cancelled. A check that fails leaves the last verdict standing."""
-        while True:
+        while is_going_on():
             try:
                 self._judge(await self._servers.faults())
             except Unavailable as error:

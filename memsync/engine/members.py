@@ -19,6 +19,7 @@ from memsync.engine.progress import Progress
 from memsync.errors import Unavailable
 from memsync.ids import Position
 from memsync.ports import Marks
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire import codec
 from memsync.wire.members import Watermark
@@ -78,14 +79,15 @@ class Members:
     async def run(self) -> None:
         """Listen and tell until cancelled."""
         await self._marks.listen(self._hear)
-        while True:
+        while is_going_on():
             try:
                 await self._marks.tell(codec.pack(self._own()))
             except Unavailable:
                 pass  # no connection: the next round tries again, and readiness says it
             self._note_alive()
             try:
-                await asyncio.wait_for(self._tell.wait(), limits.WATERMARK_S)
+                async with asyncio.timeout(limits.WATERMARK_S):
+                    await self._tell.wait()
             except TimeoutError:
                 pass
             self._tell.clear()
@@ -104,7 +106,8 @@ class Members:
         entry = (position, count, future)
         self._waiting.append(entry)
         try:
-            await asyncio.wait_for(future, max(0.0, deadline_s - self._clock.steady_s()))
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock.steady_s())):
+                await future
         except TimeoutError:
             return False
         finally:

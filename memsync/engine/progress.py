@@ -56,7 +56,8 @@ class Progress:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((positions, future))
         try:
-            await asyncio.wait_for(future, max(0.0, deadline_s - self._clock.steady_s()))
+            async with asyncio.timeout(max(0.0, deadline_s - self._clock.steady_s())):
+                await future
         except TimeoutError:
             return False
         finally:

@@ -20,6 +20,7 @@ from memsync.engine.members import Members
 from memsync.engine.tail import Tail
 from memsync.errors import Unavailable
 from memsync.ports import Streams, StripeState
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 
 CHECK_S = 2.0
@@ -39,7 +40,7 @@ class Stripes:
 
     async def run(self) -> None:
         """Look every two seconds until cancelled."""
-        while True:
+        while is_going_on():
             try:
                 for stripe in range(limits.STRIPES):
                     await self._look_after(stripe)

@@ -19,6 +19,7 @@ from memsync.engine.progress import Progress, stripe_part
 from memsync.errors import Unavailable
 from memsync.ids import Position
 from memsync.ports import Log, Streams
+from memsync.tasks import is_going_on
 from memsync.telemetry import logger
 from memsync.wire.operations import RawMessage
 
@@ -65,7 +66,7 @@ class Tail:
     async def run(self) -> None:
         """Listen, then keep up until cancelled."""
         await self._log.listen(self._stripe, self.heard)
-        while True:
+        while is_going_on():
             try:
                 await self._read_to_end()
             except Unavailable as error:
@@ -73,7 +74,8 @@ class Tail:
                 await asyncio.sleep(RETRY_S)
                 continue
             try:
-                await asyncio.wait_for(self._wake.wait(), limits.TAIL_CHECK_S)
+                async with asyncio.timeout(limits.TAIL_CHECK_S):
+                    await self._wake.wait()
             except TimeoutError:
                 pass  # a quiet second: look, in case a last frame was not heard
             self._wake.clear()

@@ -21,6 +21,7 @@ from memsync.errors import MemsyncError
 from memsync.ids import RecordKey, Scope
 from memsync.ports import Store
 from memsync.service import metrics
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire.operations import Count, Write
 
@@ -57,7 +58,7 @@ class KeyUses:
 
     async def run(self) -> None:
         """Publish every `PUBLISH_EVERY_S` seconds, until it is cancelled."""
-        while True:
+        while is_going_on():
             await asyncio.sleep(PUBLISH_EVERY_S)
             await self.publish()
 

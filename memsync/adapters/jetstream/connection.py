@@ -18,6 +18,7 @@ from nats.errors import Error as NatsError
 from memsync import limits
 from memsync.config import NatsSettings
 from memsync.errors import ConfigurationError, Unavailable
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 
 CONNECT_TIMEOUT_S = 5.0
@@ -68,8 +69,8 @@ async def connect(
             reconnected()
 
     try:
-        await asyncio.wait_for(
-            client.connect(
+        async with asyncio.timeout(wait_s):
+            await client.connect(
                 servers=list(servers or settings.servers),
                 name=name,
                 dont_randomize=True,
@@ -82,23 +83,28 @@ async def connect(
                 error_cb=note,
                 reconnected_cb=returned,
                 **options,  # type: ignore[arg-type]
-            ),
-            wait_s,
-        )
+            )
     except (TimeoutError, NatsError, OSError) as error:
         reason = client.last_error or error
         await close(client)
+        asked = ", ".join(address_of(server) for server in servers or settings.servers)
         raise Unavailable(
-            f"no NATS server of {', '.join(settings.servers)} let {name} in within {wait_s} s: "
+            f"no NATS server of {asked} let {name} in within {wait_s} s: "
             f"{type(reason).__name__} {reason}"
         ) from error
     return client
 
 
+def address_of(server: str) -> str:
+    """Host and port of a server's URL, without what it may hold of credentials."""
+    return server.rpartition("@")[2].rpartition("/")[2]
+
+
 async def close(client: Client) -> None:
     """End a connection in whatever state it is."""
     try:
-        await asyncio.wait_for(client.close(), 1.0)
+        async with asyncio.timeout(1.0):
+            await client.close()
     except (TimeoutError, NatsError, OSError) as error:
         logger().info("bus.close_failed", **describe(error))
 
@@ -108,7 +114,7 @@ async def watchdog(client: Client) -> None:
 
     Uses a private attribute of nats-py, whose version is pinned for it.
     """
-    while not client.is_closed:
+    while is_going_on() and not client.is_closed:
         await asyncio.sleep(limits.NATS_WATCHDOG_S)
         if client.is_connected:
             try:
@@ -126,5 +132,8 @@ def _abort(client: Client) -> None:
     if writer is None:
         return
     if client.is_connected or writer.transport.is_closing():
-        logger().warning("bus.connection_aborted", server=str(client.connected_url))
+        server = client.connected_url
+        logger().warning(
+            "bus.connection_aborted", server=address_of(server.netloc) if server else ""
+        )
         writer.transport.abort()

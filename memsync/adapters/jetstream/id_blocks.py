@@ -15,6 +15,7 @@ from nats.errors import Error as NatsError
 
 from memsync import ids
 from memsync.errors import NoQuorum, Unavailable
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire import subjects
 
@@ -68,7 +69,7 @@ class IdBlocks:
 
     async def run(self) -> None:
         """Lease ahead, so that no caller waits for a block; ends when it is cancelled."""
-        while True:
+        while is_going_on():
             await self._wanted.wait()
             try:
                 self._blocks.append((await self.lease(), 1))

@@ -186,7 +186,8 @@ class Importer:
     async def _pause(self, wait_s: float) -> None:
         """Wait, but not longer than until the import is stopped."""
         try:
-            await asyncio.wait_for(self._stopping.wait(), wait_s)
+            async with asyncio.timeout(wait_s):
+                await self._stopping.wait()
         except TimeoutError:
             pass  # the time to wait is over
 

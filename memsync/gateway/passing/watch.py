@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import httpx
 
 from memsync.gateway.passing.routing import Suspects
+from memsync.tasks import is_going_on
 
 ASK_EVERY_S = 1.0
 ASK_TIMEOUT_S = 0.8
@@ -29,7 +30,7 @@ class PeerWatch:
 
     async def run(self) -> None:
         """Ask for ever; ends when cancelled."""
-        while True:
+        while is_going_on():
             await self.ask_all()
             await asyncio.sleep(ASK_EVERY_S)
 

@@ -20,6 +20,7 @@ from memsync.errors import Unavailable
 from memsync.gateway import table
 from memsync.gateway.passing.attempts import NoAnswerError, NotDeliveredError
 from memsync.ports import Answer
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire import context
 from memsync.wire.subjects import CellName
@@ -72,7 +73,7 @@ class BusWay:
         self, client_name: str, beside: Callable[[Client], Coroutine[Any, Any, None]]
     ) -> None:
         """Keep a connection for ever, and run `beside` with each; ends when cancelled."""
-        while True:
+        while is_going_on():
             try:
                 client = await connection.connect(
                     self._settings, client_name, servers=self._servers
