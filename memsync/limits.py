@@ -77,6 +77,8 @@ SHUTDOWN_S = 10.0
 RECALL_BUDGET_MS = {"low": 100, "medium": 500, "high": 2_000}
 HOT_INDEX_BYTES_MAX_DEFAULT = 512 * 1024 * 1024
 QUERY_CACHE_ENTRIES = 4_096
+WARM_SCOPES_MAX = 64  # scopes that a peer loads at its start, the newest first,
+WARM_MEMORIES_MAX = 50_000  # with at most so many memories in all
 
 # Ids: 5 bits of id space, 32 of block, 16 of number; together below 2^53.
 ID_SPACE_BITS = 5

@@ -225,6 +225,11 @@ class Store(Protocol):
         """Every memory of a scope that is not forgotten or purged, in the order of its creation."""
         ...
 
+    async def newest_scopes(self, *, scopes_max: int, memories_max: int) -> list[ScopeKey]:
+        """The scopes that were written to last, newest first, while their memories together are at
+        most `memories_max`."""
+        ...
+
     async def of_kind(self, kind: str) -> list[Record]:
         """Every record of a small kind (api_key, organisation, project)."""
         ...

@@ -87,6 +87,8 @@ async def query(parts: Parts, call: Call, body: bytes) -> Answer:
         deadline_s=deadline_s,
         degraded=() if is_fresh else (REPLICATION,),
     )
+    if answer.degraded:
+        call.exchange.headers[context.DEGRADED] = ",".join(answer.degraded_components)
     return answers.page(answer, "memories")
 
 

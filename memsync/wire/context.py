@@ -29,6 +29,7 @@ REQUEST_ID = "X-Request-ID"
 TRACE_ID = "X-Trace-ID"
 STATUS = "Memsync-Status"
 RETRY_AFTER = "Retry-After"
+DEGRADED = "Memsync-Degraded"  # of a recall's answer: its `degraded_components`, comma-separated
 OPERATION_KEY = "Memsync-Operation-Key"  # fixed by a gateway: "<key>", not the caller's own
 IDS = "Memsync-Ids"  # fixed by a gateway: "<first id>-<last id>" that the write may use
 

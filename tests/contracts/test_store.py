@@ -255,6 +255,19 @@ async def test_a_record_without_its_create_is_kept_but_shown_nowhere(store: Stor
     assert keys_of(await store.memories(scope)) == [create.record]
 
 
+async def test_the_newest_scopes_are_told_within_their_bounds(store: Store) -> None:
+    third = Scope(1, "", "development", "cy")
+    await apply(store, frame(1, *(memory(n) for n in range(3))))
+    await apply(store, frame(2, memory(10, scope=OTHER), memory(5, scope=third)), first=2)
+    newest = [ids.scope_key(scope) for scope in (OTHER, third, SCOPE)]
+    assert await store.newest_scopes(scopes_max=9, memories_max=5) == newest
+    assert await store.newest_scopes(scopes_max=2, memories_max=5) == newest[:2]
+    assert await store.newest_scopes(scopes_max=9, memories_max=4) == newest[:2]
+    forget = Update(memory(10, scope=OTHER).record, OTHER, "memory", {"deleted": codec.pack(True)})
+    await apply(store, frame(3, forget), first=3)
+    assert await store.newest_scopes(scopes_max=9, memories_max=5) == newest[1:]
+
+
 async def test_many_ids_resolve_at_once(store: Store) -> None:
     creates = [memory(n) for n in range(600)]
     await apply(store, *(frame(n, *creates[n : n + 100]) for n in range(0, 600, 100)))

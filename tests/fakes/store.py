@@ -98,6 +98,20 @@ class MemoryStore:
         ]
         return sorted(held, key=_creation)
 
+    async def newest_scopes(self, *, scopes_max: int, memories_max: int) -> list[ScopeKey]:
+        """By the newest memory of each scope."""
+        found: dict[ScopeKey, list[int]] = {}
+        for record in self._records.values():
+            if record.kind == "memory" and record.origin is not None and is_visible(record, 0):
+                found.setdefault(scope_key(record.scope), []).append(record.origin.created_at_ms)
+        chosen: list[ScopeKey] = []
+        total = 0
+        for scope in sorted(found, key=lambda s: (-max(found[s]), s))[:scopes_max]:
+            total += len(found[scope])
+            if total <= memories_max:
+                chosen.append(scope)
+        return chosen
+
     async def of_kind(self, kind: str) -> list[Record]:
         """Every record of a small kind."""
         return [r for r in self._records.values() if kind != "memory" and r.kind == kind]

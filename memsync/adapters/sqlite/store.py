@@ -140,6 +140,16 @@ class SqliteStore:
         )
         return await asyncio.to_thread(_decoded, rows)
 
+    async def newest_scopes(self, *, scopes_max: int, memories_max: int) -> list[ScopeKey]:
+        """The scopes written to last, as far as the bounds allow."""
+        rows = await self._rows(
+            "SELECT scope, sum(count(*)) OVER (ORDER BY max(created_at_ms) DESC, scope) AS so_far "
+            "FROM records WHERE kind = 'memory' AND gone = 0 GROUP BY scope "
+            "ORDER BY max(created_at_ms) DESC, scope LIMIT ?",
+            (scopes_max,),
+        )
+        return [ScopeKey(scope) for scope, so_far in rows if so_far <= memories_max]
+
     async def of_kind(self, kind: str) -> list[Record]:
         """Every record of a small kind."""
         return await self._records(

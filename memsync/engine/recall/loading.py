@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import asyncio
 
+from memsync import limits
 from memsync.clock import Clock
+from memsync.errors import Unavailable
 from memsync.ids import ScopeKey
 from memsync.ports import HotIndex, Store
-from memsync.telemetry import logger
+from memsync.telemetry import describe, logger
 
 
 class Loader:
@@ -27,9 +29,25 @@ class Loader:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                await self._warm()
                 await asyncio.Event().wait()
         finally:
             self._group = None
+
+    async def _warm(self) -> None:
+        """Load what was used last, one scope after the other, so that the first recalls after a
+        start find something in their budget."""
+        try:
+            scopes = await self._store.newest_scopes(
+                scopes_max=limits.WARM_SCOPES_MAX, memories_max=limits.WARM_MEMORIES_MAX
+            )
+        except Unavailable as error:
+            logger().warning("scopes.not_warmed", **describe(error))
+            return
+        for scope in scopes:
+            load = None if self._index.is_loaded(scope) else self._load_of(scope)
+            if load is not None:
+                await asyncio.wait({load})
 
     async def ensure(self, scope: ScopeKey, *, deadline_s: float) -> bool:
         """Whether the scope is loaded, having waited for it until `deadline_s` (steady clock)."""

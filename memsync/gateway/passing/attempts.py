@@ -18,8 +18,9 @@ from memsync import errors
 from memsync.gateway import table
 from memsync.gateway.passing.routing import Attempt
 from memsync.ports import Answer
-from memsync.wire import codec
+from memsync.wire import codec, context
 
+SEARCH = "search"  # the one component without which a recall has nothing to say
 MOVES_ON = frozenset({errors.Unavailable.code, errors.NoQuorum.code, errors.OutcomeUnknown.code})
 
 
@@ -82,7 +83,10 @@ class Observer(Protocol):
 
 
 def judge(operation: str, answer: Answer) -> Result:
-    """Whether another peer might do better than this answer."""
+    """Whether another peer might do better than this answer. A recall that could not search (its
+    scope is still being loaded) is kept for the case that no other peer can either."""
+    if operation == table.RECALL and SEARCH in _degraded(answer):
+        return Result("refused", answer)
     if answer.status < 500 or answer.status == errors.NotBuilt.http_status:
         return Result("final", answer)
     if operation in table.READS:
@@ -96,6 +100,12 @@ def judge(operation: str, answer: Answer) -> Result:
     if found.code not in MOVES_ON:
         return Result("final", answer)
     return Result("refused" if found.definite else "unknown", answer)
+
+
+def _degraded(answer: Answer) -> list[str]:
+    name = context.DEGRADED.lower()
+    said = [value for header, value in answer.headers.items() if header.lower() == name]
+    return said[0].split(",") if said else []
 
 
 async def walk(

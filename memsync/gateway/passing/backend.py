@@ -101,6 +101,8 @@ class PeerBackend:
                 self._times.note(asyncio.get_running_loop().time() - started_s)
             return outcome.answer
         if operation == table.RECALL:
+            if outcome.refusal is not None and outcome.refusal.status == 200:
+                return outcome.refusal
             return empty_recall(asked.request_id, body, (pass_on.now_s() - started_s) * 1000)
         return _unanswered(operation, asked.request_id, outcome)
 

@@ -243,6 +243,28 @@ class TestTheNextPeer:
         assert [asked.way for asked in peers.asked] == ["second"]
 
 
+class TestLoading:
+    """A peer that is still loading the scope answers a recall empty, tagged `search`."""
+
+    async def test_another_peer_is_asked(self, gateway: Gateway, peers: Peers) -> None:
+        peers.does = {ORDER[0]: Answer(200, {"memsync-degraded": "search,replication"}, b"{}")}
+        assert await gateway.call("memory.query", QUESTION) == GOOD
+        assert peers.members() == list(ORDER[:2])
+
+    async def test_if_none_can_its_answer_is_the_answer(
+        self, gateway: Gateway, peers: Peers
+    ) -> None:
+        loading = Answer(200, {"Memsync-Degraded": "search"}, b"{}")
+        peers.default = loading
+        assert await gateway.call("memory.query", QUESTION) == loading
+
+    async def test_any_other_component_may_be_missing(self, gateway: Gateway, peers: Peers) -> None:
+        tagged = Answer(200, {"Memsync-Degraded": "embedding,replication"}, b"{}")
+        peers.default = tagged
+        assert await gateway.call("memory.query", QUESTION) == tagged
+        assert len(peers.asked) == 1
+
+
 class TestNoPeer:
     async def test_that_refused_is_asked_again_another_way(
         self, gateway: Gateway, peers: Peers

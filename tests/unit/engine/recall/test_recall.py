@@ -295,6 +295,19 @@ async def test_a_load_that_takes_longer_goes_on_behind_an_empty_answer() -> None
         assert b.store.loads == 1
 
 
+async def test_what_was_used_last_is_loaded_at_the_start() -> None:
+    async with bench(runs=False) as b:
+        await b.store.apply([frame(create("car", "The car is blue"))], {})
+        running = asyncio.create_task(b.recall.run())
+
+        async def is_loaded() -> bool:
+            return b.index.is_loaded(scope_key(SCOPE))
+
+        await eventually(is_loaded, "the scope is loaded though nobody asked")
+        running.cancel()
+        await asyncio.wait({running})
+
+
 async def test_writes_during_a_load_are_found() -> None:
     async with bench() as b:
         b.store.gate.clear()
