@@ -1,4 +1,4 @@
-"""`scripts/config_table`: the README's configuration tables, from the docstrings of the settings.
+"""`scripts/config_table`: the README's configuration table, from the docstrings of the settings.
 
 Printed, or with `--write` put between the two markers of the README.
 """
@@ -18,24 +18,23 @@ from memsync import config
 
 README = Path(__file__).parents[2] / "README.md"
 BEGIN, END = "<!-- scripts/config_table -->\n", "<!-- end -->"
-TABLES = {
-    config.PeerSettings: "A peer (`config/peer-N.toml`)",
-    config.GatewaySettings: "A gateway (`config/gateway-N.toml`)",
-    config.NatsSettings: "The table `[nats]` of both",
+WHERE = {
+    config.PeerSettings: "peer",
+    config.GatewaySettings: "gateway",
+    config.NatsSettings: "both, `[nats]`",
 }
 UNITS = {1024**3: "GiB", 1024**2: "MiB"}
 
 
-def tables() -> str:
-    """All tables as Markdown."""
-    return "\n".join(_table(kind, title) for kind, title in TABLES.items())
-
-
-def _table(kind: type[msgspec.Struct], title: str) -> str:
-    meanings = _meanings(kind)
-    lines = [f"| {title} | Default | Meaning |", "|---|---|---|"]
-    for field in msgspec.structs.fields(kind):
-        lines.append(f"| `{field.name}` | {_default(field.default)} | {meanings[field.name]} |")
+def table() -> str:
+    """The table as Markdown, one line for each field."""
+    lines = ["| File of a | Field | Default | Meaning |", "|---|---|---|---|"]
+    for kind, where in WHERE.items():
+        meanings = _meanings(kind)
+        lines += [
+            f"| {where} | `{field.name}` | {_default(field.default)} | {meanings[field.name]} |"
+            for field in msgspec.structs.fields(kind)
+        ]
     return "\n".join(lines) + "\n"
 
 
@@ -71,9 +70,9 @@ def in_readme(readme: str) -> str:
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/config_table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put them into the README")
+    parser.add_argument("--write", action="store_true", help="put it into the README")
     if not parser.parse_args().write:
-        print(tables(), end="")
+        print(table(), end="")
         return 0
     readme = README.read_text(encoding="utf-8")
     before, begin, rest = readme.partition(BEGIN)
@@ -81,7 +80,7 @@ def main() -> int:
     if not begin or not end:
         print("scripts/config_table: the README lacks the markers", file=sys.stderr)
         return 1
-    README.write_text(before + begin + tables() + end + after, encoding="utf-8")
+    README.write_text(before + begin + table() + end + after, encoding="utf-8")
     return 0
 
 

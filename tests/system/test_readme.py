@@ -1,0 +1,76 @@
+"""The README's examples run as printed; only ports and folders are those of the test's cluster."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.system.conftest import TOP, Cluster
+
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+TIMEOUT_S = 120.0
+ENTRY = "from memsync.cli.main import main; main()"
+
+
+@pytest.fixture
+def folder(cluster: Cluster, tmp_path: Path) -> Path:
+    """A folder like a clone with a running cluster: `.memsync`, and `memsync` in `.venv/bin`."""
+    (tmp_path / ".memsync").symlink_to(cluster.home)
+    command = tmp_path / ".venv" / "bin" / "memsync"
+    command.parent.mkdir(parents=True)
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{ENTRY}' \"$@\"\n")
+    command.chmod(0o755)
+    return tmp_path
+
+
+def run(folder: Path, cluster: Cluster, *command: str) -> str:
+    """Run a command in the folder; what it wrote to standard output."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEMSYNC_")}
+    done = subprocess.run(
+        [part_for(cluster, part) for part in command],
+        cwd=folder,
+        env=environment | {"PYTHONPATH": str(TOP)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def part_for(cluster: Cluster, text: str) -> str:
+    """The text with the cluster's ports."""
+    text = text.replace("127.0.0.1:8080", f"127.0.0.1:{8080 + cluster.offset}")
+    return text.replace("127.0.0.1:4222", f"127.0.0.1:{4222 + cluster.offset}")
+
+
+def blocks(language: str) -> list[str]:
+    """The README's examples of one language."""
+    text = (TOP / "README.md").read_text(encoding="utf-8")
+    return [block for found, block in BLOCK.findall(text) if found == language]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
+def test_the_shell_examples(folder: Path, cluster: Cluster) -> None:
+    cluster.wait_ready()
+    said = run(folder, cluster, "bash", "-euo", "pipefail", "-c", "".join(blocks("sh")))
+    assert "Ada prefers green tea in the morning" in said
+    assert '"client_ref":"chat-17"' in said
+    assert '"degraded":false' in said
+    assert "2 created, 0 skipped, 0 rejected, 0 bad" in said
+    assert "Bob moved to Oslo in May" in said
+    assert "ms_live_" in said
+
+
+def test_the_python_examples(folder: Path, cluster: Cluster) -> None:
+    by_sdk, by_nats = blocks("python")
+    assert "Ada rows on the fjord on Sundays" in run(folder, cluster, sys.executable, "-c", by_sdk)
+    assert run(folder, cluster, sys.executable, "-c", by_nats).startswith("200 ")
