@@ -68,6 +68,14 @@ class Applier:
         """Whether frames may be queued without waiting."""
         return self._room.is_set()
 
+    async def open_generation(self, position: Position) -> None:
+        """Remember that a generation of a stripe exists (`position` has sequence 0) before anything
+        in it is applied: so that it can never be made a second time should it be lost."""
+        if self._progress.knows(position) or self.broken is not None:
+            return
+        await self._store.apply([], {position.stripe: position})
+        self._progress.advance([position])
+
     def expect(self, frame: Frame) -> asyncio.Future[Applied]:
         """The records of an own frame once it is applied, from whichever stripe it comes first. The
         decoded frame is kept until then, so that it is not decoded a second time."""

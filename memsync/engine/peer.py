@@ -48,7 +48,7 @@ class Peer:
         self._appender = appender
         self._tails = tails
         self._durability = durability
-        self.stripes = Stripes(streams, members, tails)
+        self.stripes = Stripes(streams, members, applier, tails)
         members.listeners.append(self._note_ends)
 
     async def run(self) -> None:

@@ -49,6 +49,10 @@ class Progress:
         """Whether all of these were applied here."""
         return all(self._applied.get((p.stripe, p.generation), 0) >= p.sequence for p in positions)
 
+    def knows(self, position: Position) -> bool:
+        """Whether anything is noted of the position's generation."""
+        return (position.stripe, position.generation) in self._applied
+
     async def wait_for(self, positions: Sequence[Position], deadline_s: float) -> bool:
         """Wait until these are applied; False where the deadline (steady clock) comes first."""
         if self.has(positions):

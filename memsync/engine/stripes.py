@@ -3,8 +3,8 @@
 Any peer may do any of it at any time; each step is idempotent and two at once do no harm.
 
 - Generation 0 of a stripe is made by the founding only: when a majority of the members say that
-  none has applied anything. A stream that is gone later comes back as the next generation, never as
-  the same.
+  they never saw one. Each member notes a generation as soon as it sees it, so a stream that is gone
+  later comes back as the next generation, never as the same.
 - Three stripes survive the loss of a server without a pause only if their leaders sit on three
   servers.
 """
@@ -16,9 +16,11 @@ from collections.abc import Mapping
 
 from memsync import limits
 from memsync.engine import metrics
+from memsync.engine.applier import Applier
 from memsync.engine.members import Members
 from memsync.engine.tail import Tail
 from memsync.errors import Unavailable
+from memsync.ids import Position
 from memsync.ports import Streams, StripeState
 from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
@@ -31,8 +33,11 @@ IDS_APART = 1 << 12  # two members that make the stream of ids at once begin thi
 class Stripes:
     """The caretaker of a cell's streams in one peer."""
 
-    def __init__(self, streams: Streams, members: Members, tails: Mapping[int, Tail]) -> None:
+    def __init__(
+        self, streams: Streams, members: Members, applier: Applier, tails: Mapping[int, Tail]
+    ) -> None:
         self._streams = streams
+        self._applier = applier
         self._members = members
         self._tails = tails
         self.states: dict[int, StripeState] = {}
@@ -58,6 +63,7 @@ class Stripes:
             await self._streams.create(stripe, found)
             metrics.STREAMS_REMADE.inc(found > 0)
             logger().info("stream.made", stripe=stripe, generation=found)
+        await self._applier.open_generation(Position(stripe, found, 0))
         self._tails[stripe].restart(found)
         self.states[stripe] = await self._streams.state(stripe, found)
 
@@ -72,10 +78,7 @@ class Stripes:
         known = [
             p.generation for mark in marks.values() for p in mark.positions if p.stripe == stripe
         ]
-        if known:
-            return max(known) + 1
-        anything = any(mark.positions for mark in marks.values())
-        return 1 if anything else 0
+        return max(known) + 1 if known else 0
 
     async def _spread_leaders(self) -> None:
         """Where two stripes are led by one server and another leads none: move one of them."""

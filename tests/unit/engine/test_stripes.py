@@ -97,6 +97,24 @@ async def test_a_lost_stream_comes_back_as_the_next_generation_and_loses_nothing
                 assert await other.record(create(number).record) is not None
 
 
+async def test_an_empty_stream_that_is_lost_is_not_made_a_second_time() -> None:
+    """Nothing was applied from it yet, but a frame may have had its PubAck."""
+    bus = MemoryBus()
+    async with running_cell(bus) as cell:
+
+        async def is_noted() -> bool:
+            return all(peer.progress.end_of(2) == Position(2, 0, 0) for peer in cell.peers.values())
+
+        await eventually(is_noted, "every peer knows generation 0")
+        bus.lose(2)
+
+        async def is_back() -> bool:
+            return 2 in bus.streams
+
+        await eventually(is_back, "the stripe is back")
+        assert bus.streams[2].generation == 1
+
+
 async def test_a_position_of_another_generation_covers_nothing() -> None:
     async with running_cell(MemoryBus()) as cell:
         progress = cell[0].progress
@@ -109,7 +127,13 @@ async def test_a_position_of_another_generation_covers_nothing() -> None:
 async def test_lost_ids_are_made_again_above_everything_seen() -> None:
     bus = MemoryBus()
     async with running_cell(bus) as cell:
-        highest = max(m.highest_block for m in cell[0].members.watermarks().values())
+        highest = 3
+
+        async def is_known() -> bool:
+            marks = cell[1].members.watermarks().values()
+            return max(mark.highest_block for mark in marks) == highest
+
+        await eventually(is_known, "peer-2 knows the highest block")
         bus.first_block = 1  # somebody made it again from the beginning
         await repair_ids(cell[1].bus, cell[1].members)
         assert bus.first_block == highest + 2 * IDS_APART
