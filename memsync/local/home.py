@@ -25,71 +25,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from memsync.errors import ConfigurationError
+from memsync.homes import HOME_DEFAULT as HOME_DEFAULT
+from memsync.homes import HOME_VARIABLE as HOME_VARIABLE
+from memsync.homes import Home as Home
+from memsync.homes import is_locked as is_locked
 from memsync.local import process_table
 
-HOME_VARIABLE = "MEMSYNC_HOME"
-HOME_DEFAULT = ".memsync"
 FOLDERS = ("config", "data", "logs", "run")
 KEPT_WHEN_FRESH = ("lock", "logs")
 CREDENTIALS = ("node", "client", "system", "route")
 FILES = ("lock", "dev.key", "genesis.json", *(f"{user}.creds" for user in CREDENTIALS))
 DRAFTS = tuple(f"{file}.new" for file in FILES)  # `write_private` was cut short
 OURS = (*FOLDERS, *FILES, *DRAFTS)
-
-
-@dataclass(frozen=True)
-class Home:
-    """Where everything of one local cluster lies."""
-
-    path: Path
-
-    @property
-    def lock(self) -> Path:
-        """The file whose lock the running cluster holds."""
-        return self.path / "lock"
-
-    @property
-    def key(self) -> Path:
-        """The development key, in clear."""
-        return self.path / "dev.key"
-
-    @property
-    def genesis(self) -> Path:
-        """The founding document."""
-        return self.path / "genesis.json"
-
-    @property
-    def logs(self) -> Path:
-        """The folder of all log files."""
-        return self.path / "logs"
-
-    def credentials(self, user: str) -> Path:
-        """The name and password of one user of the bus, as JSON."""
-        return self.path / f"{user}.creds"
-
-    def config(self, file: str) -> Path:
-        """A configuration file."""
-        return self.path / "config" / file
-
-    def data(self, name: str) -> Path:
-        """The data folder of one process."""
-        return self.path / "data" / name
-
-    def log(self, name: str) -> Path:
-        """The log file of one process."""
-        return self.logs / f"{name}.log"
-
-    def pid_file(self, name: str) -> Path:
-        """The file that holds the id of process `name` itself."""
-        return self.path / "run" / f"{name}.pid"
-
-    def pid_files(self) -> list[Path]:
-        """The pid files of all processes, keepers last."""
-        return sorted(self.path.glob("run/*.pid")) + self.keeper_pid_files()
-
-    def keeper_pid_files(self) -> list[Path]:
-        """The pid files of the keepers."""
-        return sorted(self.path.glob("run/keepers/*.pid"))
 
 
 @dataclass(frozen=True)
@@ -164,18 +111,6 @@ def locked(home: Home) -> Iterator[None]:
         file.write(json.dumps({"pid": os.getpid(), "started_ticks": ticks}) + "\n")
         file.flush()
         yield
-
-
-def is_locked(home: Home) -> bool:
-    """Whether a running cluster holds the lock."""
-    try:
-        with open(home.lock, encoding="utf-8") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def owner(home: Home) -> Owner | None:

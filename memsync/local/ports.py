@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from memsync.errors import ConfigurationError
+from memsync.homes import HOST as HOST
+from memsync.homes import HTTP_PORT as HTTP_PORT
+from memsync.homes import OFFSET_MAX as OFFSET_MAX
+from memsync.homes import OFFSET_VARIABLE as OFFSET_VARIABLE
+from memsync.homes import SIZE_MAX as SIZE_MAX
+from memsync.homes import offset_from as offset_from
 
-HOST = "127.0.0.1"
-OFFSET_VARIABLE = "MEMSYNC_PORT_OFFSET"
-HTTP_PORT = 8_080
 NATS_PORT = 4_222
 ROUTE_PORT = 6_222
-SIZE_MAX = 9  # peers, and servers: between 8080 and 8090, as limits.MEMBERS_MAX
-OFFSET_MAX = 65_535 - HTTP_PORT - SIZE_MAX
 LISTENING = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 
 
@@ -59,16 +60,6 @@ class Ports:
         for number in range(1, self.peers + 1):
             yield f"peer-{number}", self.peer(number)
         yield "gateways", self.http
-
-
-def offset_from(environment: Mapping[str, str]) -> int:
-    """The offset that the environment asks for, 0 where it says nothing."""
-    text = environment.get(OFFSET_VARIABLE, "").strip() or "0"
-    if not text.isdecimal() or int(text) > OFFSET_MAX:
-        raise ConfigurationError(
-            f"{OFFSET_VARIABLE}: {text!r} is not a whole number from 0 to {OFFSET_MAX}"
-        )
-    return int(text)
 
 
 def check_free(ports: Ports) -> None:

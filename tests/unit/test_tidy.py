@@ -23,6 +23,7 @@ LAYERS = {
     "limits": 0,
     "ids": 0,
     "clock": 0,
+    "homes": 0,
     "tasks": 0,
     "config": 0,
     "telemetry": 0,
