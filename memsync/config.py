@@ -10,6 +10,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Annotated, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -22,6 +23,9 @@ Positive = Annotated[int, msgspec.Meta(ge=1)]
 Profile = Annotated[str, msgspec.Meta(pattern=r"^(development|production)$")]
 
 GIB = 1024**3
+CLOCK_OFFSET_S_MAX = 1e9
+NATS_SCHEMES = ("nats", "tls")
+HTTP_SCHEMES = ("http", "https")
 
 
 class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -66,7 +70,9 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     `embedding`)."""
     log_dir: str = ""
     """Where log files go (rotated at 10 MB, 5 kept); "" = standard error."""
-    clock_offset_s: float = 0.0
+    clock_offset_s: Annotated[
+        float, msgspec.Meta(ge=-CLOCK_OFFSET_S_MAX, le=CLOCK_OFFSET_S_MAX)
+    ] = 0.0
     """Shifts the wall clock, for tests; refused outside profile `development`."""
 
 
@@ -102,14 +108,21 @@ def load(path: Path, kind: type[Settings]) -> Settings:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path}: not TOML (not UTF-8, byte {error.start})") from error
     try:
         settings = msgspec.convert(tomllib.loads(text), kind)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: not TOML ({error})") from error
     except msgspec.ValidationError as error:
         raise ConfigurationError(f"{path}: {_field_first(str(error))}") from error
+    for server in settings.nats.servers:
+        _check_url(path, "nats.servers", server, NATS_SCHEMES)
     if isinstance(settings, PeerSettings):
         _check_peer(path, settings)
+    else:
+        for member, url in settings.peers.items():
+            _check_url(path, f"peers.{member}", url, HTTP_SCHEMES)
     return settings
 
 
@@ -118,6 +131,17 @@ def _field_first(message: str) -> str:
     reason, _, place = message.partition(" - at ")
     field = place.strip("`").removeprefix("$.") if place else ""
     return f"{field}: {reason}" if field else reason
+
+
+def _check_url(path: Path, field: str, url: str, schemes: tuple[str, ...]) -> None:
+    try:
+        parts = urlsplit(url)
+        is_good = parts.scheme in schemes and bool(parts.hostname) and parts.port is not None
+    except ValueError:  # a port that is none, or half of an IPv6 address
+        is_good = False
+    if not is_good or " " in url:
+        shown = url.rpartition("@")[2]  # without a password
+        raise ConfigurationError(f"{path}: {field}: {shown!r} is not like {schemes[0]}://host:port")
 
 
 def _check_peer(path: Path, settings: PeerSettings) -> None:

@@ -15,20 +15,17 @@ from typing import Any, cast
 
 import structlog
 
+from memsync.errors import ConfigurationError
+
 LOG_BYTES_MAX = 10_000_000
 LOG_FILES_KEPT = 5
 
 
 def configure_logging(name: str, log_dir: str) -> None:
-    """Send this process's events to `log_dir`/`name`.log (rotated), or to standard error for ""."""
-    handler: logging.Handler
-    if log_dir:
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
-        handler = logging.handlers.RotatingFileHandler(
-            Path(log_dir) / f"{name}.log", maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT
-        )
-    else:
-        handler = logging.StreamHandler(sys.stderr)
+    """Send this process's events to `log_dir`/`name`.log (rotated), or to standard error for "".
+
+    Raises `ConfigurationError` where that file cannot be written."""
+    handler = _file(name, log_dir) if log_dir else logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("%(message)s"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -48,6 +45,17 @@ def configure_logging(name: str, log_dir: str) -> None:
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(process=name)
+
+
+def _file(name: str, log_dir: str) -> logging.Handler:
+    path = Path(log_dir) / f"{name}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return logging.handlers.RotatingFileHandler(
+            path, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_KEPT
+        )
+    except OSError as error:
+        raise ConfigurationError(f"log_dir: {path} cannot be written ({error.strerror})") from error
 
 
 def logger() -> structlog.stdlib.BoundLogger:

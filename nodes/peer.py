@@ -317,6 +317,7 @@ def main() -> int:
     try:
         settings, genesis = _read_settings(sys.argv[1:])
         connection.read_credentials(settings.nats.credentials)
+        connection.read_credentials(settings.nats.system_credentials, "nats.system_credentials")
         telemetry.configure_logging(settings.name, settings.log_dir)
         uvloop.run(run(settings, genesis))
     except ConfigurationError as error:

@@ -24,19 +24,22 @@ from memsync.telemetry import describe, logger
 CONNECT_TIMEOUT_S = 5.0
 
 
-def read_credentials(path: str) -> dict[str, str]:
-    """The options of `nats.connect` that a credentials file stands for; {} for no file."""
+def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, str]:
+    """The options of `nats.connect` that a credentials file stands for; {} for no file. Raises
+    `ConfigurationError` that names `field`."""
     if not path:
         return {}
     try:
         found = json.loads(Path(path).read_text(encoding="utf-8"))
-        options = {"user": found["user"], "password": found["password"]}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        options = {name: found[name] for name in ("user", "password")}
+        if found.get("inbox_prefix"):
+            options["inbox_prefix"] = found["inbox_prefix"]
+        if not all(isinstance(value, str) for value in options.values()):
+            raise TypeError("not strings")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
-            f"nats.credentials: {path} is not a readable file with user and password"
+            f"{field}: {path} is not a readable file with user and password"
         ) from error
-    if found.get("inbox_prefix"):
-        options["inbox_prefix"] = found["inbox_prefix"]
     return options
 
 

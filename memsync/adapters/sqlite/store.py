@@ -17,7 +17,7 @@ from memsync import limits
 from memsync.adapters.sqlite import schema
 from memsync.adapters.sqlite.writer import Writer, stamp_parts
 from memsync.core.records import Record, value_of
-from memsync.errors import InvariantBroken, Unavailable
+from memsync.errors import ConfigurationError, InvariantBroken, Unavailable
 from memsync.ids import OperationKey, Position, RecordKey, ScopeKey
 from memsync.ports import Change, LoggedFrame, StoredOperation
 from memsync.wire import codec
@@ -211,7 +211,12 @@ async def open_store(folder: Path) -> AsyncIterator[SqliteStore]:
 
 
 def _open_writing(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise ConfigurationError(
+            f"data_dir: {path.parent} cannot be a folder ({error.strerror})"
+        ) from error
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
     try:
         connection.executescript(schema.SETTINGS)

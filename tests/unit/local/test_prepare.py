@@ -79,7 +79,7 @@ def test_settings_survive_being_written_as_toml(tmp_path: Path, text: str) -> No
         name="peer-1",
         genesis=text,
         data_dir=text,
-        nats=config.NatsSettings(servers=["nats://a:1", text]),
+        nats=config.NatsSettings(servers=["nats://a:1", "nats://b:2"], credentials=text),
         clock_offset_s=-1.5,
         profile="development",
     )
