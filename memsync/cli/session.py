@@ -90,6 +90,12 @@ class Session:
         names = {name: self._given.get(name) for name in CLUSTER}
         return finding.find(os.environ, **names)
 
+    @property
+    def given_user(self) -> str | None:
+        """The end user that `--user` names, whatever the environment says."""
+        given: str | None = self._given.get("user")
+        return given
+
     @functools.cached_property
     def user(self) -> str:
         """The end user."""

@@ -76,7 +76,7 @@ class MemoryBackend:
         return self.recalls
 
     def _user(self, asked: context.Context, named: str | None = None) -> str:
-        user = asked.end_user or named
+        user = named or asked.end_user  # the body wins, as in the real one
         if not user:
             raise errors.MissingEndUser("name the end user")
         return user

@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated
@@ -27,7 +27,8 @@ from memsync.cli.exits import (
 )
 from memsync.cli.importing import progress
 from memsync.cli.importing.lines import read_chunks
-from memsync.cli.importing.sending import Importer, Problem, Tally
+from memsync.cli.importing.sending import Importer, Problem
+from memsync.cli.importing.sources import NEITHER, Format, Owners, Source, open_source
 from memsync.cli.output import Output
 from memsync.cli.session import EVERYTHING, Session, with_session
 
@@ -45,6 +46,15 @@ class OnError(StrEnum):
 
     STOP = "stop"
     SKIP = "skip"
+
+
+class Asked(msgspec.Struct, frozen=True):
+    """What to import, and how."""
+
+    file: str
+    file_format: Format
+    owners: Owners
+    on_error: OnError
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +75,18 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 @with_session(*EVERYTHING)
 def import_file(
     session: Session,
-    file: Annotated[str, typer.Argument(help="A file of JSON lines; -: standard input.")],
+    file: Annotated[
+        str,
+        typer.Argument(help="A file of JSON lines or LoCoMo conversations; -: standard input."),
+    ],
+    file_format: Annotated[
+        Format,
+        typer.Option("--format", help="How the file is written; auto: as it looks."),
+    ] = Format.AUTO,
+    user_prefix: Annotated[
+        str | None,
+        typer.Option(help="What the end users that conversations become begin with."),
+    ] = None,
     on_error: Annotated[
         OnError,
         typer.Option(
@@ -74,9 +95,9 @@ def import_file(
         ),
     ] = OnError.STOP,
 ) -> int:
-    """Import memories from a file of JSON lines.
+    """Import memories from a file of JSON lines, or of conversations in the format of LoCoMo.
 
-    Each line is an object with a text and any of these: tags, source, event_type, session_id,
+    Each JSON line is an object with a text and any of these: tags, source, event_type, session_id,
     role, importance, metadata, occurred_at, ttl_minutes, client_ref, end_user_id. Blank lines are
     passed over.
 
@@ -84,33 +105,56 @@ def import_file(
     skipped. An item without a client_ref gets one that is made of its fields and of how many equal
     lines stand before it. So equal lines in one file are all stored, and nothing is dropped
     because a like text was added before; give a line "deduplicate": true to have that.
+
+    Each turn of a LoCoMo conversation becomes a memory of "Speaker: text", with its session and
+    time, and each conversation an end user that is named by its sample_id (behind --user-prefix),
+    or the one of --user if it is the only one. Problems are counted by turns then.
     """
     descriptor, size_bytes = _open(file)
+    asked = Asked(file, file_format, Owners(session.given_user, user_prefix), on_error)
     started_s = time.monotonic()
     try:
-        with progress.shown(size_bytes) as show:
-            importer = asyncio.run(_run(session, descriptor, on_error, show))
+        importer = asyncio.run(_run(session, asked, descriptor, size_bytes))
     finally:
         if descriptor != 0:
             os.close(descriptor)
     summary = _summary(importer, time.monotonic() - started_s)
+    if asked.file_format is Format.AUTO and _is_of_no_format(importer):
+        session.output.note(f"{file}: {NEITHER}")
     _show(session.output, summary)
     return _exit_code(importer)
 
 
-async def _run(
-    session: Session, descriptor: int, on_error: OnError, show: Callable[[Tally], None]
-) -> Importer:
+async def _run(session: Session, asked: Asked, descriptor: int, size_bytes: int | None) -> Importer:
     connection = session.connect()
-    importer = Importer(
-        session, connection, stops_at_bad_line=on_error is OnError.STOP, changed=show
-    )
     try:
-        with _interrupts(importer, session.output):
-            await importer.run(read_chunks(descriptor))
+        source = await _source(asked, descriptor, size_bytes)
+        with progress.shown(source.size_bytes) as show:
+            importer = Importer(
+                session,
+                connection,
+                stops_at_bad_line=asked.on_error is OnError.STOP,
+                changed=show,
+            )
+            with _interrupts(importer, session.output):
+                await importer.run(source.chunks)
     finally:
         await connection.close()
     return importer
+
+
+async def _source(asked: Asked, descriptor: int, size_bytes: int | None) -> Source:
+    chunks = read_chunks(descriptor)
+    try:
+        return await open_source(chunks, asked.file_format, asked.owners, size_bytes)
+    except UsageProblem as problem:
+        raise UsageProblem(f"{asked.file}: {problem}") from problem
+
+
+def _is_of_no_format(importer: Importer) -> bool:
+    """Whether the import stopped at the first line of the file, and this was no JSON object."""
+    bad_line, tally = importer.bad_line, importer.tally
+    return bad_line is not None and tally.lines == 1 and bad_line.reason.startswith("not ")
 
 
 @contextmanager
