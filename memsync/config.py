@@ -126,10 +126,20 @@ def load(path: Path, kind: type[Settings]) -> Settings:
     return settings
 
 
+_ABOUT_A_FIELD = {
+    "Object missing required field ": "required",
+    "Object contains unknown field ": "unknown field",
+}
+
+
 def _field_first(message: str) -> str:
     """msgspec says "reason - at `$.field`"; an operator looks for the field first."""
     reason, _, place = message.partition(" - at ")
     field = place.strip("`").removeprefix("$.") if place else ""
+    for said, meant in _ABOUT_A_FIELD.items():
+        if reason.startswith(said):
+            name = reason.removeprefix(said).strip("`")
+            field, reason = (f"{field}.{name}" if field else name), meant
     return f"{field}: {reason}" if field else reason
 
 

@@ -71,8 +71,8 @@ class StoredOperation(msgspec.Struct, frozen=True):
 class Log(Protocol):
     """The stripes of a cell. Order holds inside one generation of a stripe and nowhere else."""
 
-    def connected(self) -> bool:
-        """Whether the bus can be asked at all."""
+    def fault(self) -> str | None:
+        """Why the bus cannot be asked at all; None where it can."""
         ...
 
     async def publish(

@@ -122,14 +122,14 @@ class Appender:
             return f"this peer stopped applying: {self._applier.broken}"
         if self._applier.failing is not None:
             return self._applier.failing
-        if not self._log.connected():
-            return "no connection to the bus"
+        if (fault := self._log.fault() or self._durability.fault) is not None:
+            return fault
         if not self._incarnation:
             return "no id block yet"
         alive = self._members.alive()
         if len(alive) < self._members.majority:
             return f"{len(alive)} of {len(self._members.names)} members alive"
-        return self._durability.fault
+        return None
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all that this process gave, and above `above`."""

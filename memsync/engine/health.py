@@ -42,7 +42,7 @@ class Health:
         }
         faults = {
             "store": self._applier.broken or self._applier.failing,
-            "bus": None if self._log.connected() else "no connection to a NATS server",
+            "bus": self._log.fault(),
             "ids": None if self._appender.incarnation else "no id block leased yet",
             "members": None
             if len(alive) >= self._members.majority

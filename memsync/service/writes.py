@@ -161,5 +161,7 @@ async def take_ids(parts: Parts, call: Call, places: Sequence[int], count: int) 
     fixed = fixed_ids(call, count)
     if fixed is not None:
         return [fixed[place] for place in places]
+    if (why := parts.appender.why_not()) is not None:
+        raise errors.NoQuorum(f"{why}; nothing was written")
     first, last = await parts.ids.take(len(places))
     return list(range(first, last + 1))

@@ -48,6 +48,10 @@ class JoiningAppender:
         """The next write that was handed over and not waited for yet."""
         return await self._arrivals.get()
 
+    def why_not(self) -> str | None:
+        """Nothing is known before a write is tried."""
+        return None
+
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all given before, and above `above`."""
         wall_ms = self._clock.wall_ms()

@@ -90,11 +90,11 @@ class PeerBus:
         self._name = name
         self.server_faults: dict[str, str] = {}
 
-    def connected(self) -> bool:
-        return self._name not in self._bus.cut_off
+    def fault(self) -> str | None:
+        return "cut off" if self._name in self._bus.cut_off else None
 
     def _check(self) -> None:
-        if not self.connected():
+        if self.fault() is not None:
             raise Unavailable("cut off; nothing was written")
 
     def _stream(self, stripe: int) -> _Stream:

@@ -36,9 +36,13 @@ class JetStreamLog:
         self._cell = cell
         self._jetstream = client.jetstream()
 
-    def connected(self) -> bool:
-        """Whether the connection is up right now."""
-        return bool(self._client.is_connected)
+    def fault(self) -> str | None:
+        """Why there is no connection right now, with what the last attempt came to."""
+        if self._client.is_connected:
+            return None
+        error = self._client.last_error
+        said = "" if error is None else f" ({str(error) or type(error).__name__})"
+        return "no connection to a NATS server" + said
 
     async def publish(
         self,

@@ -26,9 +26,14 @@ class NatsServers:
 
     async def faults(self) -> dict[str, str]:
         """What is wrong with each server that answered."""
-        client = await connection.connect(
-            self._settings, f"{self._name}-system", credentials=self._settings.system_credentials
-        )
+        try:
+            client = await connection.connect(
+                self._settings,
+                f"{self._name}-system",
+                credentials=self._settings.system_credentials,
+            )
+        except Unavailable as error:
+            raise Unavailable(f"{error.message}; check nats.system_credentials") from error
         try:
             answers = await _varz(client, len(self._settings.servers))
         finally:
