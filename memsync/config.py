@@ -60,8 +60,9 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     log_replicas: Annotated[int, msgspec.Meta(ge=1, le=5)] = 3
     """Copies of each log stream on the bus. 1 is for a laptop: it survives no loss of a server."""
     stripe_bytes_max: Annotated[int, msgspec.Meta(ge=16 * 1024 * 1024)] = 8 * GIB
-    """`max_bytes` of each of the three log streams. Lower: less disk, shorter time that a dead
-    peer may stay away. Higher: the reverse."""
+    """`max_bytes` of each of the three log streams; taken when a stream is made, a later change has
+    no effect on it. Lower: less disk. Higher: more can be written before the log is full (it is not
+    trimmed yet, messages leave it after 7 days)."""
     hot_index_bytes_max: Positive = limits.HOT_INDEX_BYTES_MAX_DEFAULT
     """Memory for the loaded recall indexes; the longest unused scope goes first. Lower: more
     loading from SQLite. Higher: more memory."""

@@ -72,9 +72,12 @@ def record_key_of_ref(kind: str, scope: Scope, client_ref: str) -> RecordKey:
     return RecordKey(_digest16(kind, scope_key(scope), "ref", client_ref))
 
 
-def record_key_of_operation(kind: str, scope: Scope, key: OperationKey, index: int) -> RecordKey:
-    """The key of the `index`-th record that the operation `key` creates."""
-    return RecordKey(_digest16(kind, scope_key(scope), "key", key, index))
+def record_key_of_operation(
+    kind: str, scope: Scope, key: OperationKey, request_hash: bytes, index: int
+) -> RecordKey:
+    """The key of the `index`-th record that a request creates. The request's hash is part of it: an
+    operation key may be used for another request once it is forgotten (24 h)."""
+    return RecordKey(_digest16(kind, scope_key(scope), "key", key, request_hash, index))
 
 
 def memory_id(space: int, block: int, number: int) -> MemoryId:

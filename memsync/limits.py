@@ -64,7 +64,6 @@ STORE_READERS = 2
 MEMBERS_MAX = 9
 WATERMARK_S = 0.1
 WATERMARK_SILENT_S = 1.0  # a member unheard for this long does not count as alive
-CLOCK_OFF_MS_MAX = 250
 
 # Requests between processes.
 REQUESTS_IN_FLIGHT_MAX = 512

@@ -20,9 +20,9 @@ ensure_venv() {
     wanted="$(sha256sum <"$lock") $TOP"
     [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$PYTHON" ] && return 0
     (
-        flock -n 9 || { echo "waiting for another install of $TOP/.venv" && flock 9; }
+        flock -n 9 || { echo "waiting for another install of $TOP/.venv" >&2 && flock 9; }
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
-        _install "$lock" "$stamp" "$wanted"
+        _install "$lock" "$stamp" "$wanted" >&2
     ) 9<"$TOP/scripts/_venv.sh"
 }
 

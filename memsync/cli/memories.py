@@ -252,8 +252,8 @@ def forget(
 ) -> int:
     """Forget memories, by id or by filters.
 
-    It prints their ids. Forgotten memories are not readable at once; an administrator can restore
-    them for 7 days. By filters it asks first when it runs on a terminal.
+    It prints their ids. What is forgotten is not readable from then on. By filters it asks first
+    when it runs on a terminal.
     """
     criteria = {
         "tags": tag,

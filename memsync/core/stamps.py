@@ -2,8 +2,8 @@
 
 Kulkarni et al., "Logical Physical Clocks" (2014): the upper bits follow the wall clock, the lower
 16 count what happens within one millisecond, and a stamp is always above those it must beat. A
-clock that steps back only makes the counter run on; one that is far ahead is the business of
-`engine/members.py`.
+clock that steps back only makes the counter run on; one
+that is far ahead wins over the others until it is put right.
 """
 
 from __future__ import annotations

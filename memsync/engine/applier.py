@@ -147,11 +147,13 @@ class Applier:
                 changes = await asyncio.shield(self._store.apply(frames, ends))
             except Unavailable as error:
                 self.failing = error.message
+                self._progress.set_behind("store", error.message)
                 metrics.STORE_FAILURES.inc()
                 logger().error("batch.not_committed", **describe(error))
                 await asyncio.sleep(RETRY_S)
                 continue
             self.failing = None
+            self._progress.set_behind("store", None)
             return changes
 
     def _resolve(self, frame: Frame, after: Applied) -> None:

@@ -38,7 +38,7 @@ class Health:
         behind = {
             part: why
             for part, why in self._progress.behind().items()
-            if part not in ("members", "applier")
+            if part not in ("members", "applier", "store")
         }
         faults = {
             "store": self._applier.broken or self._applier.failing,

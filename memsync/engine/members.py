@@ -48,7 +48,7 @@ class Members:
         self._own = own
         self._heard: dict[str, tuple[float, Watermark]] = {}
         self._tell = asyncio.Event()
-        self._waiting: list[tuple[Position, int, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[Position, int, asyncio.Future[bool]]] = []
         self.listeners: list[Callable[[Watermark], None]] = []
         progress.listeners.append(self._advanced)
 
@@ -97,31 +97,36 @@ class Members:
         metrics.MEMBERS_ALIVE.set(alive)
         lonely = f"{alive} of {len(self.names)} members alive" if alive < self.majority else None
         self._progress.set_behind("members", lonely)
+        for entry in [entry for entry in self._waiting if entry[1] > alive]:
+            self._end(entry, is_covered=False)
 
     async def wait_covered(self, position: Position, count: int, deadline_s: float) -> bool:
-        """Wait until this peer and `count` members in all have applied `position`."""
+        """Wait until this peer and `count` members in all have applied `position`; False at the
+        deadline, and as soon as fewer than `count` are alive."""
         if self._is_covered(position, count):
             return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         entry = (position, count, future)
         self._waiting.append(entry)
         try:
             async with asyncio.timeout(max(0.0, deadline_s - self._clock.steady_s())):
-                await future
+                return await future
         except TimeoutError:
             return False
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
-        return True
 
     def _check_waiting(self) -> None:
         """Wake those whose write is covered now."""
         covered = [entry for entry in self._waiting if self._is_covered(entry[0], entry[1])]
         for entry in covered:
-            self._waiting.remove(entry)
-            if not entry[2].done():
-                entry[2].set_result(None)
+            self._end(entry, is_covered=True)
+
+    def _end(self, entry: tuple[Position, int, asyncio.Future[bool]], *, is_covered: bool) -> None:
+        self._waiting.remove(entry)
+        if not entry[2].done():
+            entry[2].set_result(is_covered)
 
     def _is_covered(self, position: Position, count: int) -> bool:
         if not self._progress.has([position]):

@@ -83,7 +83,7 @@ async def add(parts: Parts, call: Call, body: bytes) -> Answer:
     async def execute() -> Answer:
         requests.check([*requests.text_problems(request), *requests.item_problems(request)])
         deduplicate = request.deduplicate is not False
-        candidate = _candidate(call, 0, request, scope, is_deduplicated=deduplicate)
+        candidate = _candidate(call, intent, 0, request, scope, is_deduplicated=deduplicate)
         stored = await _store(parts, call, intent, [candidate])
         return _added(call, stored)
 
@@ -132,7 +132,7 @@ async def bulk_add(parts: Parts, call: Call, body: bytes) -> Answer:
     async def execute() -> Answer:
         requests.check(requests.bulk_problems(request))
         candidates = [
-            _bulk_candidate(call, place, request, scopes[place])
+            _bulk_candidate(call, intent, place, request, scopes[place])
             for place in range(len(request.items))
         ]
         return _bulk_answer((await _store(parts, call, intent, candidates)).outcome)
@@ -148,12 +148,14 @@ def _item_scope(parts: Parts, call: Call, item: AddItem, default: str | None) ->
     return access.scope_of(parts.directory, call, end_user)
 
 
-def _bulk_candidate(call: Call, place: int, request: BulkAddRequest, scope: Scope) -> Candidate:
+def _bulk_candidate(
+    call: Call, intent: Intent, place: int, request: BulkAddRequest, scope: Scope
+) -> Candidate:
     """An item of a bulk; what is wrong with its text rejects it alone."""
     item = request.items[place]
     deduplicate = request.deduplicate if item.deduplicate is None else item.deduplicate
     problems = requests.text_problems(item) or ([] if item.body else [("text", "empty")])
-    candidate = _candidate(call, place, item, scope, is_deduplicated=deduplicate)
+    candidate = _candidate(call, intent, place, item, scope, is_deduplicated=deduplicate)
     problem = ": ".join(problems[0]) if problems else None
     return msgspec.structs.replace(candidate, problem=problem)
 
@@ -170,14 +172,15 @@ def _bulk_answer(outcome: list[ItemOutcome]) -> Answer:
 
 
 def _candidate(
-    call: Call, place: int, item: AddItem, scope: Scope, *, is_deduplicated: bool
+    call: Call, intent: Intent, place: int, item: AddItem, scope: Scope, *, is_deduplicated: bool
 ) -> Candidate:
     key = ids.scope_key(scope)
     if item.client_ref is not None:
         record = ids.record_key_of_ref("memory", scope, item.client_ref)
     else:
-        operation_key = call.context.operation_key
-        record = ids.record_key_of_operation("memory", scope, operation_key, place)
+        record = ids.record_key_of_operation(
+            "memory", scope, call.context.operation_key, intent.request_hash, place
+        )
     return Candidate(
         place=place,
         item=item,

@@ -128,7 +128,9 @@ async def _write_key(
     [identifier] = await writes.take_ids(parts, call, [0], 1)
     secret = genesis.new_api_key(request.environment)
     scope = Scope(place.organisation, place.project, request.environment, "")
-    key = ids.record_key_of_operation("api_key", intent.scope, call.context.operation_key, 0)
+    key = ids.record_key_of_operation(
+        "api_key", intent.scope, call.context.operation_key, intent.request_hash, 0
+    )
     stamp = parts.appender.stamp()
     origin = _origin(request, place, secret, stamp)
     draft = Draft(

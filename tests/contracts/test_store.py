@@ -76,7 +76,7 @@ def memory(number: int, *, scope: Scope = SCOPE, **fields: Any) -> Create:
         is_summary=False,
     )
     origin = msgspec.structs.replace(origin, **fields)
-    key = ids.record_key_of_operation("memory", scope, origin.operation_key, 0)
+    key = ids.record_key_of_operation("memory", scope, origin.operation_key, b"h", 0)
     return Create(record=key, scope=scope, ids=[1_000 + number], origin=origin)
 
 
@@ -232,6 +232,23 @@ async def test_the_first_write_of_an_operation_key_is_kept(store: Store) -> None
     assert kept.stamp == Stamp(10 << 16, 1)
     assert kept.kept_s == 600
     assert await store.operation(ids.scope_key(OTHER), key) is None
+
+
+async def test_an_expired_operation_key_may_be_used_again(store: Store) -> None:
+    scope, key = ids.scope_key(SCOPE), OperationKey("again")
+    first = frame(1, key="again", time=1_000, request_hash=b"1" * 16)
+    within = frame(2, key="again", time=600_000, request_hash=b"2" * 16)
+    after = frame(3, key="again", time=601_001, request_hash=b"3" * 16)
+    for order in ([first, within], [within, first]):
+        await apply(store, *order)
+        kept = await store.operation(scope, key)
+        assert kept is not None
+        assert kept.request_hash == b"1" * 16
+    for order in ([first, after], [after, first]):
+        await apply(store, *order)
+        kept = await store.operation(scope, key)
+        assert kept is not None
+        assert kept.request_hash == b"3" * 16
 
 
 async def test_small_kinds_are_listed_whole(store: Store) -> None:

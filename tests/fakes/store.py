@@ -121,10 +121,10 @@ class MemoryStore:
         return self._operations.get((scope, key))
 
     def _keep_operation(self, write: Write) -> None:
-        """The write with the smallest stamp is the one that counts for its key."""
+        """The first write with a key counts, until it is no longer kept."""
         place = (scope_key(write.scope), write.key)
         known = self._operations.get(place)
-        if known is None or write.stamp < known.stamp:
+        if known is None or _counts_before(write, known):
             self._operations[place] = StoredOperation(
                 write.request_hash, write.stamp, write.kept_s, list(write.outcome)
             )
@@ -132,6 +132,13 @@ class MemoryStore:
         for old, stored in list(self._operations.items()):
             if wall_ms_of(stored.stamp) + (stored.kept_s + 86_400) * 1000 < newest_ms:
                 del self._operations[old]
+
+
+def _counts_before(write: Write, known: StoredOperation) -> bool:
+    came_ms, known_came_ms = wall_ms_of(write.stamp), wall_ms_of(known.stamp)
+    if came_ms > known_came_ms + known.kept_s * 1000:
+        return True
+    return write.stamp < known.stamp and known_came_ms <= came_ms + write.kept_s * 1000
 
 
 def _origin(record: Record) -> MemoryOrigin:

@@ -18,7 +18,7 @@ VARZ_TIMEOUT_S = 1.0
 
 
 class NatsServers:
-    """See `ports.Servers`. Needs `system_credentials`, unless the bus has no accounts at all."""
+    """See `ports.Servers`. Needs a user of the system account (`system_credentials`)."""
 
     def __init__(self, settings: NatsSettings, name: str) -> None:
         self._settings = settings

@@ -53,7 +53,7 @@ SETTINGS = """
     PRAGMA cache_size = -16384;
     PRAGMA busy_timeout = 5000;
 """
-# synchronous = NORMAL: a power cut may take the last commits of one store; the log has them, synced
+# synchronous = NORMAL: a power cut may take the last commits of one store; the log has them (synced
 # on a majority of servers) and the applied positions went back with them, in the same transaction.
 
 

@@ -39,8 +39,12 @@ _KEEP_OPERATION = """
         request_hash = excluded.request_hash, stamp = excluded.stamp,
         kept_until_ms = excluded.kept_until_ms, kept_s = excluded.kept_s,
         outcome = excluded.outcome
-    WHERE excluded.stamp < operations.stamp
+    WHERE excluded.kept_until_ms - excluded.kept_s * 1000 > operations.kept_until_ms
+        OR (excluded.stamp < operations.stamp
+            AND operations.kept_until_ms - operations.kept_s * 1000 <= excluded.kept_until_ms)
 """
+# The first write with a key is kept, unless the other came when it was no longer kept; whichever of
+# the two is joined first.
 _KEEP_POSITION = """
     INSERT INTO positions (stripe, generation, sequence) VALUES (?, ?, ?)
     ON CONFLICT (stripe, generation) DO UPDATE SET sequence = max(sequence, excluded.sequence)

@@ -254,6 +254,44 @@ async def test_a_store_that_fails_for_a_while_loses_nothing() -> None:
         assert failures == 0
 
 
+async def test_a_peer_whose_store_fails_says_that_it_may_be_behind() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[2]
+        real = peer.store.apply
+        full = True
+
+        async def maybe(*arguments: object) -> object:
+            if full:
+                raise Unavailable("store: disk full")
+            return await real(*arguments)  # type: ignore[arg-type]
+
+        peer.store.apply = maybe  # type: ignore[method-assign, assignment]
+        await add(cell[0], 1)
+
+        async def is_tagged() -> bool:
+            return peer.progress.is_behind() and "disk full" in peer.health.checks()["store"]
+
+        await eventually(is_tagged, "its recalls are tagged, its readiness says why")
+        full = False
+
+        async def is_well() -> bool:
+            return not peer.progress.is_behind()
+
+        await eventually(is_well, "it has caught up")
+
+
+async def test_writes_under_way_end_when_the_majority_dies() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await cell.stop("peer-2")
+        await cell.stop("peer-3")
+        began = time.monotonic()
+        with pytest.raises(MemsyncError) as ended:
+            await add(peer, 1, budget_s=9.0)  # sent while they still count as alive
+        assert not ended.value.definite
+        assert time.monotonic() - began < 2 * limits.WATERMARK_SILENT_S
+
+
 async def test_lazy_servers_stop_writes_and_not_recalls() -> None:
     bus = founded()
     async with running_cell(bus) as cell:
