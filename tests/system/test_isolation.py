@@ -420,6 +420,20 @@ async def test_a_caller_cannot_choose_ids(world: World, header: str) -> None:
     assert (await world.owner.call("memory.get", {"memory_id": mine["id"]})).body == mine
 
 
+async def test_the_way_of_gateways_lets_nobody_choose_ids_either(cluster: Cluster) -> None:
+    """A peer's port cannot tell a gateway from a caller; ids travel over the bus only."""
+    async with http_client() as client:
+        for url in (cluster.url, *(cluster.peer_url(number) for number in (1, 2, 3))):
+            for wanted in (77, (1 << 53) - 1):
+                answer = await client.post(
+                    url + "/v1/operations/memory.add",
+                    json={"text": f"{wanted} at {url}"},
+                    headers=cluster.headers("chooser", **{"Memsync-Ids": f"{wanted}-{wanted}"}),
+                )
+                assert answer.status_code == 201, answer.text
+                assert 1 << 16 < answer.json()["id"] < 1 << 32
+
+
 async def test_an_operation_key_of_a_gateway_stays_inside_the_scope(
     cluster: Cluster, known_keys: dict[str, dict[str, str]]
 ) -> None:
