@@ -1,4 +1,4 @@
-"""The configuration of the local nats-servers, filled into the templates of config/."""
+"""The configuration of the local nats-servers, filled into the templates beside this file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from memsync.local import secrets
 from memsync.local.home import CREDENTIALS, Home, write_private
 from memsync.local.ports import HOST, Ports
 
-TEMPLATES = Path(__file__).parents[2] / "config"
+TEMPLATES = Path(__file__).parent
 STAMP = "# made by memsync.local, stamp "
 MEMORY_BYTES_MAX = 64 * 1024 * 1024  # no stream of ours is in memory
 SMALL_STREAMS_BYTES = 256 * 1024 * 1024  # ids and jobs

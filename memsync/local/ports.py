@@ -8,9 +8,10 @@ that dies again and again.
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from memsync.errors import ConfigurationError
@@ -23,6 +24,10 @@ from memsync.homes import offset_from as offset_from
 
 NATS_PORT = 4_222
 ROUTE_PORT = 6_222
+FREE_TRIES = 100
+FREE_OFFSET_MIN = 10_000
+FREE_OFFSET_STEP = 20  # more than a cluster takes, so that two cannot overlap by half
+FREE_OFFSETS = 600  # up to port 30,080: below those that the kernel gives to outgoing connections
 LISTENING = "0A"  # the state TCP_LISTEN in /proc/net/tcp
 
 
@@ -33,15 +38,16 @@ class Ports:
     offset: int = 0
     peers: int = 3
     servers: int = 3
+    gateways: int = 2
 
     @property
     def http(self) -> int:
-        """The port that the gateways share."""
+        """The port for callers: that of the gateways, or without any that of peer-1."""
         return HTTP_PORT + self.offset
 
     def peer(self, number: int) -> int:
-        """The own HTTP port of peer `number` (from 1)."""
-        return HTTP_PORT + number + self.offset
+        """The own HTTP port of peer `number` (from 1); after that of the gateways, if any."""
+        return self.http + number - (0 if self.gateways else 1)
 
     def nats(self, number: int) -> int:
         """The client port of nats-server `number` (from 1)."""
@@ -59,7 +65,8 @@ class Ports:
                 yield f"nats-{number} (routes)", self.route(number)
         for number in range(1, self.peers + 1):
             yield f"peer-{number}", self.peer(number)
-        yield "gateways", self.http
+        if self.gateways:
+            yield "gateways", self.http
 
 
 def check_free(ports: Ports) -> None:
@@ -73,6 +80,19 @@ def check_free(ports: Ports) -> None:
         raise ConfigurationError(
             "; ".join(clashes) + f". End it, or choose other ports with {OFFSET_VARIABLE}=100"
         )
+
+
+def choose_free(chosen: Ports) -> Ports:
+    """The same cluster at an offset whose ports are all free now, far from the default ones.
+
+    Raises `ConfigurationError` where none of many is free.
+    """
+    for _ in range(FREE_TRIES):
+        offset = FREE_OFFSET_MIN + FREE_OFFSET_STEP * secrets.randbelow(FREE_OFFSETS)
+        found = replace(chosen, offset=offset)
+        if all(is_free(port) for _, port in found.named()):
+            return found
+    raise ConfigurationError(f"no free ports at {FREE_TRIES} offsets from {FREE_OFFSET_MIN} on")
 
 
 def is_free(port: int) -> bool:

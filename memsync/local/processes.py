@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,8 +23,10 @@ import honcho.environ
 import honcho.manager
 from honcho.printer import Message
 
-TOP = Path(__file__).parents[2]
-PROCFILE = TOP / "Procfile"
+from memsync.local.ports import Ports
+
+PROCFILE = Path(__file__).with_name("Procfile")
+PACKAGE_FOLDER = Path(__file__).parents[2]  # what holds `memsync`: a checkout, or site-packages
 KILL_WAIT_S = 20  # honcho's own 5 s are less than a peer may need; the keepers kill after 10 s
 BUS_WAIT_S = 6.0  # how long nats-servers wait for the others at the end
 POLL_S = 0.02
@@ -146,12 +148,20 @@ class Cluster(honcho.manager.Manager):  # type: ignore[misc]  # honcho is not ty
         return code
 
 
-def load(cluster: Cluster, environment: dict[str, str], procfile: Path = PROCFILE) -> list[str]:
-    """Add every process of a Procfile, to be run where the repository is; returns the names."""
+def names(ports: Ports) -> list[str]:
+    """The names of a cluster's processes in the Procfile, the bus first."""
+    servers = [f"{BUS}{number}" for number in range(1, ports.servers + 1)]
+    peers = [f"peer-{number}" for number in range(1, ports.peers + 1)]
+    return [*servers, *peers, *(["gateways"] if ports.gateways else [])]
+
+
+def load(
+    cluster: Cluster, environment: dict[str, str], chosen: Sequence[str], procfile: Path = PROCFILE
+) -> None:
+    """Add these processes of a Procfile, to be run in the folder that holds the package."""
     parsed: Any = honcho.environ.parse_procfile(procfile.read_text(encoding="utf-8"))
-    for name, command in parsed.processes.items():
-        cluster.add_process(name, command, env=environment, cwd=str(TOP))
-    return list(parsed.processes)
+    for name in chosen:
+        cluster.add_process(name, parsed.processes[name], env=environment, cwd=str(PACKAGE_FOLDER))
 
 
 def environment_for(home: Path, offset: int) -> dict[str, str]:

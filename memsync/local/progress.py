@@ -105,7 +105,9 @@ def parts(ports: Ports) -> list[Part]:
         Part(f"peer-{number}", "peers", _answering(ports.peer(number)))
         for number in range(1, ports.peers + 1)
     ]
-    return [*found, Part("gateways", "gateways", _answering(ports.http))]
+    if ports.gateways:
+        found.append(Part("gateways", "gateways", _answering(ports.http)))
+    return found
 
 
 def wait(

@@ -19,7 +19,6 @@ from memsync.local.home import Home, write_private
 from memsync.local.ports import HOST, Ports
 from memsync.local.secrets import CELL, REGION
 
-GATEWAYS = 2
 STRIPE_BYTES_MIN = 16 * 1024 * 1024
 STRIPE_BYTES_MAX = 8 * config.GIB
 DISK_SHARE = 0.5  # of what is free, for the log; the rest is for stores and everybody else
@@ -50,7 +49,7 @@ def write(home: Home, ports: Ports, stripe_bytes: int) -> None:
     """Write or put right the settings of every peer and gateway."""
     for number in range(1, ports.peers + 1):
         _write_peer(home, ports, number, stripe_bytes)
-    for number in range(1, GATEWAYS + 1):
+    for number in range(1, ports.gateways + 1):
         _write_gateway(home, ports, number)
 
 

@@ -46,7 +46,8 @@ def run(home: Home, ports: Ports, *, started_at: float) -> int:
         ).start()
 
     cluster = Cluster(tell.line, on_started=watch)
-    names = processes.load(cluster, processes.environment_for(home.path, ports.offset))
+    names = processes.names(ports)
+    processes.load(cluster, processes.environment_for(home.path, ports.offset), names)
     tell.line(f"starting {len(names)} process groups in {home.path}")
     cluster.loop()
     tell.done()

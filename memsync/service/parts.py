@@ -1,7 +1,7 @@
 """What an operation is given: the parts of the peer, and the circumstances of one call.
 
-The parts are joined in `nodes/`. Those that come from adapters or from models stand here as small
-protocols, because the service must not import them.
+The parts are joined in `memsync/nodes/`. Those that come from adapters or from models stand here as
+small protocols, because the service must not import them.
 """
 
 from __future__ import annotations

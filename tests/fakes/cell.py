@@ -90,7 +90,7 @@ class CellPeer:
         await asyncio.sleep(0)
 
     def watermark(self) -> Watermark:
-        """This peer's watermark, as nodes/peer.py makes it."""
+        """This peer's watermark, as memsync/nodes/peer.py makes it."""
         return Watermark(
             member=self.name,
             cell=self.identity,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -19,17 +18,11 @@ from memsync.local.prepare import prepared
 
 TOP = Path(__file__).parents[2]
 END_TIMEOUT_S = 10.0
-OFFSET_STEP = 20  # larger than what one cluster takes, so that two tests cannot overlap by half
 
 
 def free_ports(*, servers: int = 3, peers: int = 3) -> Ports:
     """Ports of a cluster that are all free at this moment, far from the default ones."""
-    for _ in range(100):
-        offset = 10_000 + OFFSET_STEP * secrets.randbelow(600)
-        ports = Ports(offset, peers=peers, servers=servers)
-        if all(port_numbers.is_free(port) for _, port in ports.named()):
-            return ports
-    raise AssertionError("no free ports")
+    return port_numbers.choose_free(Ports(peers=peers, servers=servers))
 
 
 @dataclass
@@ -52,7 +45,14 @@ class Bus:
         """Start one server; returns at once."""
         config = str(self.home.config(f"nats-{number}.conf"))
         self.processes[number] = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(TOP / "nodes" / "nats.py"), "--config", config],
+            [
+                sys.executable,
+                "-I",
+                "-S",
+                str(TOP / "memsync" / "nodes" / "nats.py"),
+                "--config",
+                config,
+            ],
             env=os.environ | {"MEMSYNC_HOME": str(self.home.path)},
             stdin=subprocess.DEVNULL,
         )

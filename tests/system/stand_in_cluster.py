@@ -30,8 +30,10 @@ def main(procfile: Path, offset: int) -> int:
         say("ready")
 
     cluster = processes.Cluster(say, on_started=ready)
-    with prepared(home, Ports(offset)):
-        processes.load(cluster, processes.environment_for(home.path, offset), procfile)
+    ports = Ports(offset, servers=1, peers=2, gateways=0)
+    with prepared(home, ports):
+        environment = processes.environment_for(home.path, offset)
+        processes.load(cluster, environment, processes.names(ports), procfile)
         cluster.loop()
     return 0 if cluster.was_asked_to_end else 1
 

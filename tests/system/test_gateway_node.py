@@ -85,7 +85,14 @@ def start(settings: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[bytes]] = []
 
     def begin(*arguments: str, **options: object) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "nodes.gateway", "--config", str(settings), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "memsync.nodes.gateway",
+            "--config",
+            str(settings),
+            *arguments,
+        ]
         process = subprocess.Popen(command, cwd=TOP, stderr=subprocess.PIPE, **options)  # type: ignore[call-overload]
         started.append(process)
         return process  # type: ignore[no-any-return]

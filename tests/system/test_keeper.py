@@ -17,7 +17,7 @@ import pytest
 from memsync.local import process_table
 from tests.conditions import wait_until
 
-KEEPER = Path(__file__).parents[2] / "nodes" / "keeper.py"
+KEEPER = Path(__file__).parents[2] / "memsync" / "nodes" / "keeper.py"
 HOST = "127.0.0.1"
 ENDED_WITHIN_S = 10.0
 RESIDENT_KB_MAX = 14_000  # measured: 9,900; this is no more than an alarm for a heavy import

@@ -101,7 +101,7 @@ def started(path: Path, before: Callable[[str], str]) -> Iterator[Running]:
     """Start stand-ins, each with a shell command in front of it."""
     (path / "stand_in.py").write_text(STAND_IN)
     procfile = path / "Procfile"
-    keeper = "exec $MEMSYNC_PYTHON -I -S nodes/keeper.py --name"
+    keeper = "exec $MEMSYNC_PYTHON -I -S memsync/nodes/keeper.py --name"
     stand_in = f"$MEMSYNC_PYTHON -I -S {path}/stand_in.py {{name}} {path}/ends $0"
     lines = [
         f"{name}: {keeper} {name} -- /bin/sh -c '{before(name)} {stand_in}' \"$MEMSYNC_HOME\""

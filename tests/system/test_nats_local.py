@@ -218,7 +218,14 @@ def test_what_is_wrong_is_said_with_code_2(
     if config is not None:
         path.write_text(config)
     answer = subprocess.run(
-        [sys.executable, "-I", "-S", str(TOP / "nodes" / "nats.py"), "--config", str(path)],
+        [
+            sys.executable,
+            "-I",
+            "-S",
+            str(TOP / "memsync" / "nodes" / "nats.py"),
+            "--config",
+            str(path),
+        ],
         env=os.environ | ({"MEMSYNC_NATS_SERVER": binary} if binary else {}),
         stdin=subprocess.DEVNULL,
         capture_output=True,

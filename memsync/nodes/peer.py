@@ -1,4 +1,4 @@
-"""A peer: `python -m nodes.peer --config peer-1.toml`. Adapters meet the engine here; no logic.
+"""A peer: `python -m memsync.nodes.peer --config FILE`. Adapters meet the engine here; no logic.
 
 Exit codes: 0 after SIGTERM or SIGINT; 2 for a wrong configuration (one line says which field).
 """
@@ -298,7 +298,7 @@ def _embedder(settings: PeerSettings) -> Embedder | None:
 
 
 def _read_settings(arguments: list[str]) -> tuple[PeerSettings, Genesis]:
-    parser = argparse.ArgumentParser(prog="python -m nodes.peer", allow_abbrev=False)
+    parser = argparse.ArgumentParser(prog="python -m memsync.nodes.peer", allow_abbrev=False)
     parser.add_argument("--config", required=True, type=Path, help="the settings file (TOML)")
     settings = config.load(parser.parse_args(arguments).config, PeerSettings)
     genesis = genesis_file.read(Path(settings.genesis))

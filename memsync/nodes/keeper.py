@@ -1,8 +1,9 @@
 """The keeper: starts a process again when it died. One small process for each that it keeps.
 
-    python -I -S nodes/keeper.py --name peer-1 -- python -m nodes.peer --config peer-1.toml
-    python -I -S nodes/keeper.py --listen 127.0.0.1:8080 --name gateway-1 --name gateway-2 -- \
-        python -m nodes.gateway --config {name}.toml
+    python -I -S memsync/nodes/keeper.py --name peer-1 -- \
+        python -m memsync.nodes.peer --config peer-1.toml
+    python -I -S memsync/nodes/keeper.py --listen 127.0.0.1:8080 --name gateway-1 --name gateway-2 \
+        -- python -m memsync.nodes.gateway --config {name}.toml
 
 Several children share the command, in which {name} stands for each one's name, and the listening
 socket, whose number they find in `MEMSYNC_LISTEN_FD`. Because the socket is the keeper's,

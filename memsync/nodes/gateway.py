@@ -1,4 +1,6 @@
-"""One gateway: HTTP in front, peers behind. `python -m nodes.gateway --config FILE [--name NAME]`.
+"""One gateway: HTTP in front, peers behind.
+
+    python -m memsync.nodes.gateway --config FILE [--name NAME]
 
 It listens on the socket that its keeper hands down (`MEMSYNC_LISTEN_FD`), shared with the other
 gateways, or on its own. It starts without the bus and without peers, and says so in `/ready`.
@@ -86,7 +88,9 @@ def inherited_socket() -> socket.socket | None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Read the settings, then run; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="nodes.gateway", description="Run one memsync gateway.")
+    parser = argparse.ArgumentParser(
+        prog="python -m memsync.nodes.gateway", description="Run one memsync gateway."
+    )
     parser.add_argument("--config", type=Path, required=True, help="the gateway's settings (TOML)")
     parser.add_argument("--name", help="instead of the name in the settings")
     given = parser.parse_args(arguments)
