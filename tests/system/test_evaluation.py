@@ -1,0 +1,78 @@
+"""`scripts/eval` on our own conversations against a real cluster."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from tests.conditions import wait_until
+from tests.system.conftest import TOP, Cluster
+
+OWN = TOP / "tests" / "data" / "conversations.json"
+COMMAND = [sys.executable, "-m", "tests.bench.evaluation", str(OWN)]
+ENDED_S = 60.0
+
+
+def evaluated(cluster: Cluster, *options: str) -> Any:
+    """What the evaluation prints as JSON."""
+    ended = subprocess.run(
+        [*COMMAND, "--json", "--url", cluster.url, "--api-key", cluster.api_key, *options],
+        cwd=TOP,
+        env=cluster.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=ENDED_S,
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    return json.loads(ended.stdout)
+
+
+def test_what_it_finds_is_exact_and_the_same_twice(cluster: Cluster, tmp_path: Path) -> None:
+    picture = tmp_path / "chart.png"
+    first = evaluated(cluster, "--k", "8,1", "--plot", str(picture))
+    assert (first["conversations"], first["turns"], first["created"]) == (2, 11, 11)
+    assert (first["without_evidence"], first["unknown_labels"], first["degraded"]) == (1, 2, 0)
+    assert [(row["name"], row["questions"]) for row in first["categories"]] == [
+        ("multi-hop", 1), ("temporal", 1), ("open-domain", 1), ("single-hop", 3),
+        ("adversarial", 1),
+    ]  # fmt: skip
+    assert first["overall"]["questions"] == 7
+    # Eight memories are all that the longer conversation has; plain questions find theirs at once.
+    assert {row["recall"]["8"] for row in first["categories"]} == {1.0}
+    assert first["categories"][3]["mrr"] >= 0.7
+    assert 0 < first["latency_ms"]["p50"] <= first["latency_ms"]["p95"]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+    again = evaluated(cluster, "--k", "1,8")
+    assert [again[name] for name in ("categories", "overall", "turns")] == [
+        first[name] for name in ("categories", "overall", "turns")
+    ]
+
+
+def test_an_interruption_leaves_no_cluster_behind(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        COMMAND,
+        cwd=TOP,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+    def running() -> list[int]:
+        assert process.poll() is None, process.communicate()
+        texts = [path.read_text() for path in tmp_path.glob("memsync-eval-*/home/run/*.pid")]
+        return [int(text) for text in texts if text.strip()]
+
+    pids = wait_until(running, "processes", 30.0)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=ENDED_S)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "processes ended")
