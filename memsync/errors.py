@@ -22,6 +22,7 @@
     └── Unavailable             503  OVERLOADED
         ├── NoQuorum            503  NO_QUORUM
         ├── NoStripeLeader      503  NO_STRIPE_LEADER
+        ├── NoCluster           503  NO_CLUSTER        (of the client library; never an answer)
         └── OutcomeUnknown      503  OUTCOME_UNKNOWN   (the only one that is not definite)
 
 `definite` means: it did not happen and will not. `retryable` means: the same request may succeed
@@ -196,6 +197,13 @@ class NoStripeLeader(Unavailable):
     """The home stripe of a conditional update has no leader at the moment; nothing was written."""
 
     code = "NO_STRIPE_LEADER"
+
+
+class NoCluster(Unavailable):
+    """Nobody who speaks memsync answers at this address; nothing was changed. Only the client
+    library raises it: no answer can say it."""
+
+    code = "NO_CLUSTER"
 
 
 class OutcomeUnknown(Unavailable):

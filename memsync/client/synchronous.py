@@ -1,0 +1,165 @@
+"""The client for scripts: the same methods without `await`.
+
+An event loop of its own runs in a thread; calls may come from several threads. A call that is
+interrupted (Ctrl-C) is given up at once, like a cancelled one; a write may then have happened.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, TypeVar, Unpack
+
+from memsync import errors
+from memsync.client.memory import Client, Ids
+from memsync.client.options import (
+    AddOptions,
+    BulkAddOptions,
+    ForgetOptions,
+    Items,
+    KeyOptions,
+    ListOptions,
+    QueryOptions,
+    ReadOptions,
+    UpdateOptions,
+    WriteOptions,
+)
+from memsync.wire import replies
+
+T = TypeVar("T")
+Work = Callable[[Client], Coroutine[Any, Any, T]]
+
+
+class SyncClient:
+    """`Client` without `await`; use it as `with memsync.connect_sync(...) as memory:`."""
+
+    def __init__(self, client: Client) -> None:
+        self.keys = SyncKeys(self)
+        self._client = client
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._serve, name="memsync-client", daemon=True)
+        self._calls: set[concurrent.futures.Future[Any]] = set()
+        self._opened: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def __enter__(self) -> SyncClient:
+        self._thread.start()
+        self._opened.result()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the connections and the thread; calls of other threads are given up."""
+        loop, self._loop = self._loop, None
+        for call in list(self._calls):
+            call.cancel()
+        if loop is not None:
+            loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
+
+    @property
+    def position(self) -> str:
+        """See `Client.position`."""
+        return self._client.position
+
+    def carry(self, position: str) -> None:
+        """See `Client.carry`."""
+
+        async def carry(client: Client) -> None:
+            client.carry(position)
+
+        self.run(carry)
+
+    def add(self, text: str, **options: Unpack[AddOptions]) -> replies.Memory | replies.AddSkipped:
+        """See `Client.add`."""
+        return self.run(lambda client: client.add(text, **options))
+
+    def bulk_add(self, items: Items, **options: Unpack[BulkAddOptions]) -> replies.BulkAdded:
+        """See `Client.bulk_add`."""
+        return self.run(lambda client: client.bulk_add(items, **options))
+
+    def query(self, question: str, **options: Unpack[QueryOptions]) -> replies.QueryAnswer:
+        """See `Client.query`."""
+        return self.run(lambda client: client.query(question, **options))
+
+    def get(self, memory_id: int, **options: Unpack[ReadOptions]) -> replies.Memory:
+        """See `Client.get`."""
+        return self.run(lambda client: client.get(memory_id, **options))
+
+    def update(self, memory_id: int, **options: Unpack[UpdateOptions]) -> replies.Memory:
+        """See `Client.update`."""
+        return self.run(lambda client: client.update(memory_id, **options))
+
+    def forget(
+        self, memory_ids: Sequence[int] | int | None = None, **options: Unpack[ForgetOptions]
+    ) -> Ids:
+        """See `Client.forget`."""
+        return self.run(lambda client: client.forget(memory_ids, **options))
+
+    def list(self, **options: Unpack[ListOptions]) -> replies.MemoryPage:
+        """See `Client.list`."""
+        return self.run(lambda client: client.list(**options))
+
+    def run(self, work: Work[T]) -> T:
+        """Do something with the client in its own thread, and wait for it."""
+        loop = self._loop
+        if loop is None:
+            raise RuntimeError(
+                "this client is not open: use it as `with memsync.connect_sync(...)`"
+            )
+        coroutine = work(self._client)
+        try:
+            future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        except RuntimeError:
+            coroutine.close()  # the loop has just ended
+            raise
+        self._calls.add(future)
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError as error:
+            raise errors.OutcomeUnknown("the client was closed during this call") from error
+        finally:
+            future.cancel()  # changes nothing once it is done; else Ctrl-C interrupted the waiting
+            self._calls.discard(future)
+
+    def _serve(self) -> None:
+        try:
+            asyncio.run(self._serve_until_stopped())
+        finally:
+            self._loop = None
+            self._opened.cancel()  # changes nothing once it is done; else nobody waits in vain
+
+    async def _serve_until_stopped(self) -> None:
+        try:
+            async with self._client:
+                self._loop = asyncio.get_running_loop()
+                self._opened.set_result(None)
+                await self._stop.wait()
+        except (errors.ConfigurationError, errors.MemsyncError) as error:
+            self._opened.set_exception(error)
+
+
+class SyncKeys:
+    """`Keys` without `await`."""
+
+    def __init__(self, client: SyncClient) -> None:
+        self._client = client
+
+    def create(self, **options: Unpack[KeyOptions]) -> replies.ApiKeyInfo:
+        """See `Keys.create`."""
+        return self._client.run(lambda client: client.keys.create(**options))
+
+    def list(self, **options: Unpack[ListOptions]) -> replies.ApiKeyPage:
+        """See `Keys.list`."""
+        return self._client.run(lambda client: client.keys.list(**options))
+
+    def revoke(self, key_id: int, **options: Unpack[WriteOptions]) -> replies.ApiKeyInfo:
+        """See `Keys.revoke`."""
+        return self._client.run(lambda client: client.keys.revoke(key_id, **options))
