@@ -21,9 +21,9 @@ import msgspec
 import pytest
 
 from memsync.local.ports import is_free
+from memsync.nodes import gateway as gateway_node
+from memsync.nodes import peer as peer_node
 from memsync.wire import genesis
-from nodes import gateway as gateway_node
-from nodes import peer as peer_node
 from tests.conditions import wait_until
 from tests.system.local_bus import TOP, free_ports
 
@@ -100,7 +100,7 @@ class Solo(msgspec.Struct, frozen=True):
     def peer(self, settings: Path) -> Iterator[None]:
         """The peer's process, as soon as it answers."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "nodes.peer", "--config", str(settings)], cwd=TOP
+            [sys.executable, "-m", "memsync.nodes.peer", "--config", str(settings)], cwd=TOP
         )
         try:
 
@@ -424,8 +424,8 @@ def test_a_keeper_does_not_loop_on_it(place: Path, kind: str) -> None:
     settings = write_settings(place, kind)
     port = int(settings.read_text().split("http_port = ")[1].split()[0])
     with listen("127.0.0.1", port):
-        command = [sys.executable, "-m", f"nodes.{kind}", "--config", str(settings)]
-        keeper = [sys.executable, "-I", "-S", str(TOP / "nodes" / "keeper.py")]
+        command = [sys.executable, "-m", f"memsync.nodes.{kind}", "--config", str(settings)]
+        keeper = [sys.executable, "-I", "-S", str(TOP / "memsync" / "nodes" / "keeper.py")]
         ended = subprocess.run(
             [*keeper, "--name", f"{kind}-1", "--", *command],
             cwd=TOP,
