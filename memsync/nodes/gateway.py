@@ -94,6 +94,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, required=True, help="the gateway's settings (TOML)")
     parser.add_argument("--name", help="instead of the name in the settings")
     given = parser.parse_args(arguments)
+    configure_logging("gateway", "")  # until the settings say where to
     try:
         settings = config.load(given.config, GatewaySettings)
         if given.name:

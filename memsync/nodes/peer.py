@@ -314,6 +314,7 @@ def main() -> int:
     """The process; returns the exit code."""
     os.umask(0o077)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
+    telemetry.configure_logging("peer", "")  # until the settings say where to
     try:
         settings, genesis = _read_settings(sys.argv[1:])
         connection.read_credentials(settings.nats.credentials)
