@@ -20,29 +20,26 @@ class UsageProblem(Exception):
     """The command line, the environment or an input file is wrong; nothing was sent."""
 
 
-class NoClusterError(Exception):
-    """Nobody who speaks memsync answers; nothing was changed."""
-
-
-Failure = errors.MemsyncError | errors.ConfigurationError | UsageProblem | NoClusterError
-FAILURES = (errors.MemsyncError, errors.ConfigurationError, UsageProblem, NoClusterError)
+Failure = errors.MemsyncError | errors.ConfigurationError | UsageProblem
+FAILURES = (errors.MemsyncError, errors.ConfigurationError, UsageProblem)
 
 
 def exit_code_of(failure: Failure) -> int:
     """The exit code that stands for a failure."""
+    if isinstance(failure, errors.NoCluster):
+        return NO_CLUSTER
     if isinstance(failure, errors.MemsyncError):
         return REFUSED if failure.definite else UNKNOWN
-    return NO_CLUSTER if isinstance(failure, NoClusterError) else USAGE
+    return USAGE
 
 
 def code_of(failure: Failure) -> str:
     """The `code` of a failure in JSON: that of the API, or one of the command line's own."""
-    if isinstance(failure, errors.MemsyncError):
-        return failure.code
-    return "NO_CLUSTER" if isinstance(failure, NoClusterError) else "USAGE"
+    return failure.code if isinstance(failure, errors.MemsyncError) else "USAGE"
 
 
 def sentence_of(failure: Failure) -> str:
     """A failure in one line for a person."""
     text = " ".join(str(failure).split())
-    return f"{failure.code}: {text}" if isinstance(failure, errors.MemsyncError) else text
+    is_told = isinstance(failure, errors.MemsyncError) and not isinstance(failure, errors.NoCluster)
+    return f"{code_of(failure)}: {text}" if is_told else text

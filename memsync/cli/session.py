@@ -13,21 +13,23 @@ import inspect
 import os
 import secrets
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from memsync.cli import finding
-from memsync.cli.connection import READS, Body, Connection, HttpConnection, Reply, ask
+from memsync import limits
 from memsync.cli.exits import UsageProblem
-from memsync.cli.finding import Target
 from memsync.cli.output import Output
+from memsync.client import Client, finding
+from memsync.client.answers import READS, Reply
+from memsync.client.calling import Settings
+from memsync.client.connecting import USER_VARIABLE
+from memsync.client.finding import Target
 from memsync.errors import OutcomeUnknown
-from memsync.wire import context
 
-USER_VARIABLE = "MEMSYNC_END_USER"
+TIMEOUT_S = 2 * limits.DEADLINE_S_DEFAULT
 WHERE = "Where and who"
 
 JsonOption = Annotated[
@@ -88,7 +90,9 @@ class Session:
     def target(self) -> Target:
         """Whom to ask."""
         names = {name: self._given.get(name) for name in CLUSTER}
-        return finding.find(os.environ, **names)
+        return finding.find(
+            os.environ, url=names["url"], servers=names["nats_url"], home=names["home"]
+        )
 
     @property
     def given_user(self) -> str | None:
@@ -107,54 +111,35 @@ class Session:
         except (KeyError, OSError) as error:
             raise UsageProblem(f"no login name: give --user or {USER_VARIABLE}") from error
 
-    def headers(self, operation: str, key: str | None = None) -> dict[str, str]:
-        """The headers of a request; a write carries an idempotency key."""
-        found = {context.API_KEY: self.target.api_key}
-        if project := self._given.get("project"):
-            found[context.PROJECT] = _checked_header("--project", project)
-        if operation.startswith("memory.") and self.user.isascii() and self.user.isprintable():
-            found[context.END_USER] = self.user  # gateways choose the peer by it
-        if operation not in READS:
-            found[context.IDEMPOTENCY_KEY] = _checked_header(
-                "--idempotency-key", key or new_idempotency_key()
-            )
-        return found
-
-    def body(self, operation: str, fields: Body) -> dict[str, Any]:
+    def body(self, operation: str, fields: Mapping[str, Any]) -> dict[str, Any]:
         """The body of a request: the fields that were given, and the end user."""
         found = {name: value for name, value in fields.items() if value not in (None, [])}
         if operation.startswith("memory."):
             found.setdefault("end_user_id", self.user)
         return found
 
-    def ask(self, operation: str, fields: Body, *, key: str | None = None) -> Reply:
-        """Ask once; raises what `exits.FAILURES` lists."""
-        headers = self.headers(operation, key)
+    def ask(self, operation: str, fields: Mapping[str, Any], *, key: str | None = None) -> Reply:
+        """Ask, and again only where an answer was lost; raises what `exits.FAILURES` lists."""
+        key = None if operation in READS else _checked_key(key) or new_idempotency_key()
         try:
-            return asyncio.run(self._ask(operation, self.body(operation, fields), headers))
+            return asyncio.run(self._ask(operation, self.body(operation, fields), key))
         except OutcomeUnknown as error:
-            error.message = f"{error.message}. {_repeat(headers)}"
+            error.message = f"{error.message}. {_repeat(key)}"
             error.args = (error.message,)
             raise
         except KeyboardInterrupt:
             if operation not in READS:
-                self.output.note(f"interrupted, the outcome is not known. {_repeat(headers)}")
+                self.output.note(f"interrupted, the outcome is not known. {_repeat(key)}")
             raise
 
-    def connect(self) -> Connection:
-        """The way that the target asks for; nothing is sent yet."""
-        if self.target.url is not None:
-            return HttpConnection(self.target, self.target.url)
-        from memsync.cli.bus import BusConnection  # nats-py is slow to import and seldom needed
+    def client(self) -> Client:
+        """A client of the target; nothing is sent yet. A refusal is told, not tried again."""
+        settings = Settings(project=self._given.get("project"), timeout_s=TIMEOUT_S, retries=False)
+        return Client(self.target, settings)
 
-        return BusConnection(self.target)
-
-    async def _ask(self, operation: str, body: Body, headers: dict[str, str]) -> Reply:
-        way = self.connect()
-        try:
-            return await ask(way, operation, body, headers)
-        finally:
-            await way.close()
+    async def _ask(self, operation: str, body: dict[str, Any], key: str | None) -> Reply:
+        async with self.client() as memory:
+            return await memory.call(operation, body, idempotency_key=key)
 
 
 def with_session(*shared: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -188,15 +173,14 @@ def new_idempotency_key() -> str:
     return "cli-" + secrets.token_hex(12)
 
 
-def _repeat(headers: dict[str, str]) -> str:
-    key = headers.get(context.IDEMPOTENCY_KEY, "")
+def _repeat(key: str | None) -> str:
     return f"Repeat the same command with --idempotency-key {key} to learn it"
 
 
-def _checked_header(option: str, value: str) -> str:
-    if not value.isascii() or not value.isprintable() or value != value.strip():
-        raise UsageProblem(f"{option}: only printable ASCII characters")
-    return value
+def _checked_key(key: str | None) -> str | None:
+    if key is not None and (not key.isascii() or not key.isprintable() or key != key.strip()):
+        raise UsageProblem("--idempotency-key: only printable ASCII characters")
+    return key
 
 
 def read_standard_input() -> str:

@@ -14,13 +14,13 @@ import httpx
 import msgspec
 
 from memsync import config
-from memsync.cli.exits import OK, REFUSED, NoClusterError, UsageProblem
-from memsync.cli.finding import START, Target
+from memsync.cli.exits import OK, REFUSED, UsageProblem
 from memsync.cli.output import Output
 from memsync.cli.session import CLUSTER, Session, with_session
 from memsync.cli.status_of_bus import BusState, Stripe, read_bus
-from memsync.local.home import Home
-from memsync.local.ports import HOST
+from memsync.client.finding import START, Target
+from memsync.errors import NoCluster
+from memsync.homes import HOST, Home
 
 TIMEOUT_S = 2.0
 GATEWAY_TRIES = 8  # gateways share one socket: who answers is chance
@@ -63,7 +63,7 @@ def status(session: Session) -> int:
     report = asyncio.run(_report(target))
     if all(one.state == "unreachable" for one in [*report.gateways, *report.peers]):
         where = f"in {target.home.path} " if target.home else ""
-        raise NoClusterError(f"no process {where}answers at {report.gateways[0].url}: {START}")
+        raise NoCluster(f"no process {where}answers at {report.gateways[0].url}: {START}")
     if session.output.as_json:
         session.output.document(report)
     else:

@@ -202,9 +202,9 @@ def new_idempotency_key() -> str:
 def _check(settings: Settings) -> None:
     project = settings.project
     if project is not None and (
-        not project.isascii() or not project.isprintable() or not project or " " in project
+        not project.isascii() or not project.isprintable() or project != project.strip()
     ):
-        raise ConfigurationError("project: only printable ASCII characters without spaces")
+        raise ConfigurationError("project (--project): only printable ASCII characters")
     if not settings.timeout_s > 0:
         raise ConfigurationError(f"timeout_s: {settings.timeout_s}: must be above 0")
 

@@ -29,16 +29,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from memsync.cli import finding
 from memsync.cli.exits import (
     FAILURES,
     INTERRUPTED,
     OK,
-    NoClusterError,
     UsageProblem,
     exit_code_of,
     sentence_of,
 )
+from memsync.client import finding
+from memsync.errors import NoCluster
 from memsync.wire import codec
 from tests.bench import chart, scoring
 from tests.bench.questioning import ASKED_K, Evaluator, Task, Where, read_tasks
@@ -123,7 +123,7 @@ def place(url: str | None, api_key: str | None) -> Iterator[Where]:
         try:
             cluster = stack.enter_context(running_cluster(Path(folder) / "home"))
         except AssertionError as error:
-            raise NoClusterError(f"the cluster did not start: {error}") from error
+            raise NoCluster(f"the cluster did not start: {error}") from error
         yield Where(cluster.url, cluster.api_key)
 
 

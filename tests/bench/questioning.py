@@ -13,7 +13,7 @@ import msgspec
 from rich.progress import Progress, TaskID
 
 from memsync import errors
-from memsync.cli.exits import NoClusterError, UsageProblem
+from memsync.cli.exits import UsageProblem
 from memsync.cli.importing import locomo
 from memsync.ids import Position
 from memsync.wire import codec, context
@@ -154,7 +154,7 @@ class Evaluator:
             )
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
-            raise NoClusterError(f"no cluster answers at {self._where.url} ({reason})") from error
+            raise errors.NoCluster(f"no cluster answers at {self._where.url} ({reason})") from error
         if answer.status_code >= 300:
             raise errors.error_from_answer(_read(answer, errors.ErrorAnswer))
         return answer
@@ -164,6 +164,6 @@ def _read(answer: httpx.Response, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(answer.content, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise NoClusterError(
+        raise errors.NoCluster(
             f"the answer (status {answer.status_code}) of {answer.url} is not of the memsync API"
         ) from error

@@ -126,20 +126,17 @@ def import_file(
 
 
 async def _run(session: Session, asked: Asked, descriptor: int, size_bytes: int | None) -> Importer:
-    connection = session.connect()
-    try:
+    async with session.client() as memory:
         source = await _source(asked, descriptor, size_bytes)
         with progress.shown(source.size_bytes) as show:
             importer = Importer(
                 session,
-                connection,
+                memory,
                 stops_at_bad_line=asked.on_error is OnError.STOP,
                 changed=show,
             )
             with _interrupts(importer, session.output):
                 await importer.run(source.chunks)
-    finally:
-        await connection.close()
     return importer
 
 

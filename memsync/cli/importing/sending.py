@@ -16,8 +16,7 @@ from hashlib import blake2b
 import msgspec
 
 from memsync import errors
-from memsync.cli.connection import Connection, Reply, ask
-from memsync.cli.exits import FAILURES, Failure, NoClusterError
+from memsync.cli.exits import FAILURES, Failure
 from memsync.cli.importing.lines import (
     BadLine,
     Bulk,
@@ -28,6 +27,8 @@ from memsync.cli.importing.lines import (
     read_item,
 )
 from memsync.cli.session import Session
+from memsync.client import Client
+from memsync.client.answers import Reply
 from memsync.wire import context, replies
 
 IN_FLIGHT_MAX = 4
@@ -72,7 +73,7 @@ class Importer:
     def __init__(
         self,
         session: Session,
-        connection: Connection,
+        memory: Client,
         *,
         stops_at_bad_line: bool,
         changed: Callable[[Tally], None],
@@ -83,7 +84,7 @@ class Importer:
         self.bad_line: BadLine | None = None
         self.is_interrupted = False
         self._session = session
-        self._connection = connection
+        self._memory = memory
         self._stops_at_bad_line = stops_at_bad_line
         self._changed = changed
         self._retry_for_s = retry_for_s
@@ -154,7 +155,6 @@ class Importer:
 
     async def _send_until_settled(self, bulk: Bulk) -> None:
         """Send a bulk and again while that can help; raises the last failure where it cannot."""
-        headers = self._session.headers("memory.bulk_add", bulk_key(bulk))
         body = self._session.body(
             "memory.bulk_add",
             {"items": [msgspec.Raw(item) for item in bulk.bodies], "deduplicate": False},
@@ -163,7 +163,9 @@ class Importer:
         attempt = 0
         while True:
             try:
-                reply = await ask(self._connection, "memory.bulk_add", body, headers)
+                reply = await self._memory.call(
+                    "memory.bulk_add", body, idempotency_key=bulk_key(bulk)
+                )
                 break
             except FAILURES as failure:
                 wait_s = _backoff_s(failure, attempt)
@@ -179,7 +181,7 @@ class Importer:
         """Whether to try again: not for a refusal, nor where no cluster was there to begin with."""
         if self._stopping.is_set():
             return False
-        if isinstance(failure, NoClusterError):
+        if isinstance(failure, errors.NoCluster):
             return self._has_answered
         return isinstance(failure, errors.MemsyncError) and failure.retryable
 

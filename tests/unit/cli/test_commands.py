@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from memsync import __version__, errors
-from memsync.cli import connection
+from memsync.client import patience
 from memsync.ports import Answer
 from memsync.wire import codec
 from tests.fakes.backend import KEY
@@ -282,7 +282,7 @@ def hanging_up() -> Iterator[str]:
 def test_a_broken_connection_leaves_a_write_unknown(
     shell: Shell, hanging_up: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connection, "AGAIN_S", 0.001)
+    monkeypatch.setattr(patience, "BACKOFF_S_MAX", 0.001)
     write = shell("add", "tea", "--url", hanging_up)
     assert write.code == 4
     assert "--idempotency-key cli-" in write.err

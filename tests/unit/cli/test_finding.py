@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from memsync.cli.exits import NoClusterError, UsageProblem
-from memsync.cli.finding import find
-from memsync.errors import ConfigurationError
+from memsync.client.finding import find
+from memsync.errors import ConfigurationError, NoCluster
 from memsync.local import settings
 from memsync.local.home import Home
 from memsync.local.ports import Ports
@@ -34,7 +33,7 @@ def test_the_address_is_the_options_then_the_environments_then_the_homes(tmp_pat
     environment["MEMSYNC_URL"] = "http://localhost:9000/"
     assert find(environment).url == "http://localhost:9000"
     assert find(environment, url="http://127.0.0.1:9001").url == "http://127.0.0.1:9001"
-    chosen = find(environment, nats_url="nats://127.0.0.1:4229")
+    chosen = find(environment, servers="nats://127.0.0.1:4229")
     assert (chosen.url, chosen.nats_servers) == (None, ("nats://127.0.0.1:4229",))
 
 
@@ -51,7 +50,7 @@ def test_homes_are_looked_for_nearest_first(nowhere: Path) -> None:
 
 def test_a_named_home_without_a_cluster_is_not_replaced_by_another(nowhere: Path) -> None:
     made_home(nowhere / ".memsync")
-    with pytest.raises(NoClusterError, match=r"absent.*scripts/up"):
+    with pytest.raises(NoCluster, match=r"absent.*scripts/up"):
         find({"MEMSYNC_HOME": str(nowhere / "absent")})
 
 
@@ -73,7 +72,7 @@ def test_the_key_of_a_home_stays_on_this_machine(tmp_path: Path) -> None:
     environment = {"MEMSYNC_HOME": str(made_home(tmp_path / "home").path)}
     assert find(environment, url="http://[::1]:8080").api_key == SECRET
     for address in ("http://10.0.0.1:8080", "https://memory.example", "http://127.0.0.1.evil.tld"):
-        with pytest.raises(UsageProblem, match="MEMSYNC_API_KEY"):
+        with pytest.raises(ConfigurationError, match="MEMSYNC_API_KEY"):
             find(environment, url=address)
     given = environment | {"MEMSYNC_API_KEY": "ms_live_2"}
     assert find(given, url="https://memory.example").api_key == "ms_live_2"
@@ -83,9 +82,9 @@ def test_the_key_of_a_home_stays_on_this_machine(tmp_path: Path) -> None:
 def test_credentials_of_the_bus_are_the_homes_unless_the_address_has_some(tmp_path: Path) -> None:
     home = made_home(tmp_path / "home")
     environment = {"MEMSYNC_HOME": str(home.path), "MEMSYNC_API_KEY": SECRET}
-    assert find(environment, nats_url="nats://127.0.0.1").credentials == home.credentials("client")
-    assert find(environment, nats_url="nats://10.0.0.1:4222").credentials is None
-    named = find(environment, nats_url="nats://me:secret@127.0.0.1:4222,nats://127.0.0.1:4223")
+    assert find(environment, servers="nats://127.0.0.1").credentials == home.credentials("client")
+    assert find(environment, servers="nats://10.0.0.1:4222").credentials is None
+    named = find(environment, servers="nats://me:secret@127.0.0.1:4222,nats://127.0.0.1:4223")
     assert named.credentials is None
     assert "secret" not in named.name
 
@@ -96,20 +95,20 @@ def test_credentials_of_the_bus_are_the_homes_unless_the_address_has_some(tmp_pa
      "http://h/?q=1", "http://h:0"],
 )  # fmt: skip
 def test_what_is_not_an_address_is_refused(address: str) -> None:
-    with pytest.raises((UsageProblem, NoClusterError)):
+    with pytest.raises((ConfigurationError, NoCluster)):
         find({"MEMSYNC_API_KEY": SECRET}, url=address)
 
 
 def test_two_addresses_are_one_too_many() -> None:
-    with pytest.raises(UsageProblem, match="only one"):
-        find({}, url="http://h", nats_url="nats://h")
-    with pytest.raises(UsageProblem, match="both set"):
+    with pytest.raises(ConfigurationError, match="only one"):
+        find({}, url="http://h", servers="nats://h")
+    with pytest.raises(ConfigurationError, match="both set"):
         find({"MEMSYNC_URL": "http://h", "MEMSYNC_NATS_URL": "nats://h"})
 
 
 def test_a_password_in_a_wrong_address_is_not_repeated() -> None:
-    with pytest.raises(UsageProblem) as caught:
-        find({}, nats_url="nuts://me:secret@host")
+    with pytest.raises(ConfigurationError) as caught:
+        find({}, servers="nuts://me:secret@host")
     assert "secret" not in str(caught.value)
 
 
