@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from memsync import __version__
-from memsync.cli import founding, keys, memories, status
+from memsync.cli import dev, founding, keys, memories, status
 from memsync.cli.exits import (
     EXIT_CODES,
     FAILURES,
@@ -27,7 +27,7 @@ from memsync.cli.output import note, show_failure
 
 HELP = """A memory for AI agents that survives its servers.
 
-  scripts/up                                     start a local cluster
+  memsync dev                                    start a small cluster on this machine
   memsync add "Ada prefers green tea" --tag tea  remember
   memsync recall "what does Ada drink?"          recall by meaning
   memsync import notes.jsonl                     remember a whole file
@@ -59,6 +59,7 @@ def build_app() -> typer.Typer:
     app.command("import")(importing.import_file)
     app.command("status")(status.status)
     app.command("init")(founding.init)
+    app.command("dev")(dev.dev)
     key_app = typer.Typer(**style)
     key_app.command("create")(keys.create)
     key_app.command("list")(keys.list_keys)

@@ -12,7 +12,7 @@ import msgspec
 from memsync import config, errors, limits
 from memsync.ids import Position
 from memsync.local.home import Home
-from memsync.wire import codec
+from memsync.wire import codec, genesis
 from memsync.wire.members import Watermark
 from memsync.wire.subjects import CellName
 
@@ -50,23 +50,24 @@ class BusState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_bus(home: Home) -> BusState:
-    """Ask the bus with the credentials of the home's gateways; a bus that is gone is a problem."""
+    """Ask the bus with the credentials of the home's peers; a bus that is gone is a problem."""
     # Slow to import (nats-py, numpy, structlog), and no other command needs them.
     from memsync.adapters.jetstream import connection
     from memsync.adapters.jetstream.marks import JetStreamMarks
     from memsync.adapters.jetstream.streams import JetStreamStreams
 
     _quieten()
-    path = home.config("gateway-1.toml")
+    path = home.config("peer-1.toml")
     if not path.exists():
         return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
-    settings = config.load(path, config.GatewaySettings)
+    settings = config.load(path, config.PeerSettings)
+    founding = genesis.read(home.genesis)
     try:
         client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
     except (errors.Unavailable, errors.ConfigurationError) as error:
         return BusState(problems=[str(error)])
     try:
-        cell = CellName(settings.region, settings.cell)
+        cell = CellName(founding.region, founding.cell)
         streams = JetStreamStreams(client, cell, replicas=1, stripe_bytes_max=0)
         heard: dict[str, list[Position]] = {}
         await JetStreamMarks(client, cell, "status").listen(lambda data: _hear(heard, data))

@@ -104,10 +104,14 @@ def _places(environment: Mapping[str, str], named: Path | None) -> str:
 
 
 def home_url(home: Home, environment: Mapping[str, str]) -> str:
-    """Where the gateways of a local cluster listen, as its own settings say."""
+    """Where a local cluster listens for callers, as its own settings say: its gateways, or without
+    any (`memsync dev`) its peer."""
     settings = home.config("gateway-1.toml")
     if settings.exists():
         return f"http://{HOST}:{config.load(settings, config.GatewaySettings).http_port}"
+    only_peer = home.config("peer-1.toml")
+    if only_peer.exists():
+        return f"http://{HOST}:{config.load(only_peer, config.PeerSettings).http_port}"
     return f"http://{HOST}:{HTTP_PORT + offset_from(environment)}"
 
 

@@ -36,6 +36,7 @@ KEPT_WHEN_FRESH = ("lock", "logs")
 CREDENTIALS = ("node", "client", "system", "route")
 FILES = ("lock", "dev.key", "genesis.json", *(f"{user}.creds" for user in CREDENTIALS))
 DRAFTS = tuple(f"{file}.new" for file in FILES)  # `write_private` was cut short
+END = "scripts/down or memsync dev --stop"
 OURS = (*FOLDERS, *FILES, *DRAFTS)
 
 
@@ -104,7 +105,7 @@ def locked(home: Home) -> Iterator[None]:
             found = owner(home)
             who = f" (pid {found.pid})" if found else ""
             raise ConfigurationError(
-                f"{home.path}: a cluster already runs here{who}; scripts/down ends it"
+                f"{home.path}: a cluster already runs here{who}; end it with {END}"
             ) from error
         ticks = process_table.started_ticks(os.getpid())
         file.truncate(0)

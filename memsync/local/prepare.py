@@ -55,6 +55,6 @@ def _check_no_orphans(home: Home) -> None:
         if pid and process_table.is_running_with(pid, str(home.path)):
             raise ConfigurationError(
                 f"{home.path}: {path.stem} of an earlier start still runs (pid {pid}); "
-                "scripts/down ends it"
+                f"end it with {homes.END}"
             )
         path.unlink(missing_ok=True)

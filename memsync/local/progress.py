@@ -25,6 +25,9 @@ class Reporter(Protocol):
     def line(self, text: str) -> None:
         """One line that stays."""
 
+    def step(self, text: str) -> None:
+        """A line on the way, which a brief reporter leaves out."""
+
     def waiting(self, text: str) -> None:
         """What is waited for now."""
 
@@ -34,6 +37,14 @@ class Reporter(Protocol):
 
 class PlainReporter:
     """Lines on standard output, for files and pipes."""
+
+    def __init__(self, *, is_brief: bool = False) -> None:
+        self._is_brief = is_brief
+
+    def step(self, text: str) -> None:
+        """A line on the way."""
+        if not self._is_brief:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """One line that stays."""
@@ -52,11 +63,17 @@ class PlainReporter:
 class TerminalReporter:
     """Lines with a spinner below them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_brief: bool = False) -> None:
         from rich.console import Console  # 10 MB that only a terminal needs
 
+        self._is_brief = is_brief
         self._console = Console(highlight=False, soft_wrap=True, markup=False)
         self._status: Any = None
+
+    def step(self, text: str) -> None:
+        """A line on the way."""
+        if not self._is_brief:
+            self.line(text)
 
     def line(self, text: str) -> None:
         """One line that stays, above the spinner."""
@@ -81,9 +98,10 @@ class TerminalReporter:
             _listen_to_nobody()
 
 
-def reporter() -> Reporter:
+def reporter(*, is_brief: bool = False) -> Reporter:
     """The right one for standard output."""
-    return TerminalReporter() if sys.stdout.isatty() else PlainReporter()
+    kind = TerminalReporter if sys.stdout.isatty() else PlainReporter
+    return kind(is_brief=is_brief)
 
 
 @dataclass(frozen=True)
@@ -131,7 +149,7 @@ def wait(
             tell.waiting("waiting for " + ", ".join(part.name for part in left))
             time.sleep(POLL_S)
         missing = [part for part in missing if part.group != group]
-        tell.line(f"{group} ready after {time.monotonic() - started_at:.1f} s")
+        tell.step(f"{group} ready after {time.monotonic() - started_at:.1f} s")
     return []
 
 

@@ -36,7 +36,7 @@ def keep_or_make(home: Home, peers: int) -> genesis.Genesis:
             _make_credentials(home, user)
     if not home.genesis.exists() and not home.key.exists():
         _found(home, [f"peer-{number}" for number in range(1, peers + 1)])
-    return _checked(home)
+    return _checked(home, peers)
 
 
 def credentials(home: Home, user: str) -> Credentials:
@@ -75,7 +75,7 @@ def _found(home: Home, members: list[str]) -> None:
     draft.replace(home.genesis)
 
 
-def _checked(home: Home) -> genesis.Genesis:
+def _checked(home: Home, peers: int) -> genesis.Genesis:
     if not home.genesis.exists():
         raise _damaged(home, "there is dev.key but no genesis.json")
     if not home.key.exists():
@@ -83,11 +83,16 @@ def _checked(home: Home) -> genesis.Genesis:
     document = genesis.read(home.genesis)
     if ids.secret_hash(home.key.read_text(encoding="utf-8").strip()) != document.key.hash:
         raise _damaged(home, "dev.key is not the key that genesis.json was founded with")
+    if len(document.members) != peers:
+        raise ConfigurationError(
+            f"{home.path}: is of a cluster of {len(document.members)} peers, and {peers} would be "
+            "started: choose another home, or lose the data and start empty with --fresh"
+        )
     return document
 
 
 def _damaged(home: Home, what: str) -> ConfigurationError:
     return ConfigurationError(
         f"{home.path}: damaged: {what}. Put the missing file back, "
-        "or lose the data and start empty with scripts/up --fresh"
+        "or lose the data and start empty with --fresh"
     )

@@ -19,6 +19,7 @@ from memsync.local.processes import Cluster
 from memsync.local.progress import Reporter
 
 READY_WAIT_S = 60.0
+HINT = "stop: Ctrl-C or scripts/down"
 EXIT_CONFIGURATION = 2
 
 
@@ -30,25 +31,27 @@ def main(arguments: list[str]) -> int:
     try:
         ports = Ports(port_numbers.offset_from(os.environ))
         with prepared(home, ports, fresh=options.fresh):
-            return run(home, ports, started_at=started_at)
+            tell = progress.reporter()
+            return run(home, ports, tell, hint=HINT, started_at=started_at)
     except ConfigurationError as error:
         print(f"scripts/up: {error}", file=sys.stderr)
         return EXIT_CONFIGURATION
 
 
-def run(home: Home, ports: Ports, *, started_at: float) -> int:
-    """Run the prepared cluster until it ends; returns the exit code."""
-    tell = progress.reporter()
+def run(home: Home, ports: Ports, tell: Reporter, *, hint: str, started_at: float) -> int:
+    """Run the prepared cluster until it ends; returns the exit code.
+
+    `hint` ends the line that says that it is ready; `started_at` is of `time.monotonic`.
+    """
 
     def watch() -> None:
-        threading.Thread(
-            target=_watch, args=(cluster, home, ports, tell, started_at), name="watch", daemon=True
-        ).start()
+        arguments = (cluster, home, ports, tell, hint, started_at)
+        threading.Thread(target=_watch, args=arguments, name="watch", daemon=True).start()
 
     cluster = Cluster(tell.line, on_started=watch)
     names = processes.names(ports)
     processes.load(cluster, processes.environment_for(home.path, ports.offset), names)
-    tell.line(f"starting {len(names)} process groups in {home.path}")
+    tell.step(f"starting {len(names)} process groups in {home.path}")
     cluster.loop()
     tell.done()
     if cluster.was_asked_to_end:
@@ -57,7 +60,9 @@ def run(home: Home, ports: Ports, *, started_at: float) -> int:
     return _failed(cluster, tell)
 
 
-def _watch(cluster: Cluster, home: Home, ports: Ports, tell: Reporter, started_at: float) -> None:
+def _watch(
+    cluster: Cluster, home: Home, ports: Ports, tell: Reporter, hint: str, started_at: float
+) -> None:
     """Wait until all is ready and say so; runs beside honcho's loop."""
     missing = progress.wait(
         progress.parts(ports),
@@ -78,7 +83,7 @@ def _watch(cluster: Cluster, home: Home, ports: Ports, tell: Reporter, started_a
     took_s = time.monotonic() - started_at
     tell.line(
         f"memsync is ready after {took_s:.1f} s: "
-        f"http://{port_numbers.HOST}:{ports.http}  key: {home.key}  (stop: Ctrl-C or scripts/down)"
+        f"http://{port_numbers.HOST}:{ports.http}  key: {home.key}  ({hint})"
     )
 
 

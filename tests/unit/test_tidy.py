@@ -38,6 +38,8 @@ LAYERS = {
     "cli": 7,
     "local": 7,
     "nodes": 8,
+    "testing": 8,
+    "__main__": 8,
 }
 VOCABULARY = {part for part, layer in LAYERS.items() if layer == 0}  # may import each other
 SIDEWAYS = {("cli", "local")}  # `memsync dev` and the home it finds are the local cluster's
