@@ -27,7 +27,7 @@ from memsync.cli.output import note, show_failure
 
 HELP = """A memory for AI agents that survives its servers.
 
-  memsync dev                                    start a small cluster on this machine
+  memsync dev                                    start a cluster (scripts/up: one of three copies)
   memsync add "Ada prefers green tea" --tag tea  remember
   memsync recall "what does Ada drink?"          recall by meaning
   memsync import notes.jsonl                     remember a whole file

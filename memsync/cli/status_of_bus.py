@@ -60,9 +60,9 @@ async def read_bus(home: Home) -> BusState:
     path = home.config("peer-1.toml")
     if not path.exists():
         return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
-    settings = config.load(path, config.PeerSettings)
-    founding = genesis.read(home.genesis)
     try:
+        settings = config.load(path, config.PeerSettings)
+        founding = genesis.read(home.genesis)
         client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
     except (errors.Unavailable, errors.ConfigurationError) as error:
         return BusState(problems=[str(error)])

@@ -57,6 +57,7 @@ def test_a_named_home_without_a_cluster_is_not_replaced_by_another(nowhere: Path
 def test_without_settings_the_port_follows_the_offset(tmp_path: Path) -> None:
     home = made_home(tmp_path / "home")
     home.config("gateway-1.toml").unlink()
+    home.config("peer-1.toml").unlink()
     environment = {"MEMSYNC_HOME": str(home.path), "MEMSYNC_PORT_OFFSET": "20"}
     assert find(environment).url == "http://127.0.0.1:8100"
 
