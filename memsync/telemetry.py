@@ -19,6 +19,8 @@ from memsync.errors import ConfigurationError
 
 LOG_BYTES_MAX = 10_000_000
 LOG_FILES_KEPT = 5
+LIBRARY = "memsync"
+_NOBODY = logging.NullHandler()
 
 
 def configure_logging(name: str, log_dir: str) -> None:
@@ -59,8 +61,20 @@ def _file(name: str, log_dir: str) -> logging.Handler:
 
 
 def logger() -> structlog.stdlib.BoundLogger:
-    """The logger of this process."""
-    return cast(structlog.stdlib.BoundLogger, structlog.get_logger())
+    """The logger of this process. In a program that uses the client library, and whose logs are
+    not ours to set up, events go to the standard library's logger "memsync", which is silent
+    unless that program listens to it."""
+    if structlog.is_configured():
+        return cast(structlog.stdlib.BoundLogger, structlog.get_logger())
+    logging.getLogger(LIBRARY).addHandler(_NOBODY)
+    return cast(
+        structlog.stdlib.BoundLogger,
+        structlog.wrap_logger(
+            logging.getLogger(LIBRARY),
+            processors=[structlog.stdlib.render_to_log_kwargs],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        ),
+    )
 
 
 def describe(error: BaseException) -> dict[str, Any]:

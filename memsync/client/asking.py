@@ -70,7 +70,7 @@ class Terms(msgspec.Struct, frozen=True):
     refuses is final; what is lost is asked for again all the same."""
 
     until_s: float
-    patience_s: Callable[[], float]
+    patience_s: float
     on_hedge: Callable[[], None]
     retries: bool
     has_met: bool
@@ -87,6 +87,7 @@ class Result(msgspec.Struct, frozen=True):
 
 class _Attempt(msgspec.Struct):
     way: Way
+    started_s: float
     is_sent: bool = False
 
     def sent(self) -> None:
@@ -119,7 +120,7 @@ class Asking:
                 await self._go(group)
             finally:
                 for task, attempt in self._running.items():
-                    self._may_have_happened |= attempt.is_sent
+                    self._overtaken(attempt)
                     task.cancel()
         return self._settled()
 
@@ -144,7 +145,7 @@ class Asking:
 
     def _patience_s(self) -> float:
         """The call's own for its first attempt; later ones are repeats, and no hedges."""
-        own_s = self._terms.patience_s()
+        own_s = self._terms.patience_s
         return own_s if self._attempts == 1 else max(own_s, limits.ATTEMPT_TIMEOUT_S)
 
     def _start(self, group: asyncio.TaskGroup) -> None:
@@ -152,7 +153,7 @@ class Asking:
             self._terms.on_hedge()
         busy = [attempt.way for attempt in self._running.values()]
         way = min(self._ways, key=lambda w: (busy.count(w), not w.is_open(), w.failed_at_s))
-        attempt = _Attempt(way)
+        attempt = _Attempt(way, self._now_s())
         self._running[group.create_task(self._attempt(attempt))] = attempt
         self._attempts += 1
 
@@ -198,6 +199,12 @@ class Asking:
         self._refusal = result.error or self._refusal
         asked_s = result.error.retry_after_s if result.error is not None else None
         return patience.backoff_s(self._failures, asked_s)
+
+    def _overtaken(self, attempt: _Attempt) -> None:
+        """Learn from an attempt that was silent to the end."""
+        self._may_have_happened |= attempt.is_sent
+        if self._now_s() - attempt.started_s >= limits.ATTEMPT_TIMEOUT_S:
+            attempt.way.failed_at_s = self._now_s()
 
     def _settled(self) -> Reply:
         if self._final is not None:

@@ -180,10 +180,10 @@ class Caller:
         if not timeout_s > 0:
             raise codec.invalid("timeout_s", f"{timeout_s}: must be above 0")
         times = self._times.get(operation)
-        constant_s = PATIENCE_S.get(operation, limits.ATTEMPT_TIMEOUT_S)
+        usual_s = PATIENCE_S.get(operation, limits.ATTEMPT_TIMEOUT_S)
         return Terms(
             until_s=asyncio.get_running_loop().time() + timeout_s,
-            patience_s=times.patience_s if times is not None else lambda: constant_s,
+            patience_s=times.patience_s() if times is not None else usual_s,
             on_hedge=times.spend if times is not None else lambda: None,
             retries=self._settings.retries,
             has_met=self._has_met,

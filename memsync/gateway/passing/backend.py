@@ -12,11 +12,12 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 from memsync import errors, limits
+from memsync.client.patience import RecallTimes
 from memsync.gateway import metrics, table
 from memsync.gateway.exchange import error_to_answer
 from memsync.gateway.passing.attempts import Outcome, Result, Way, judge, walk
 from memsync.gateway.passing.leased_ids import Ids
-from memsync.gateway.passing.routing import Attempt, RecallTimes, Suspects, plan, rendezvous
+from memsync.gateway.passing.routing import Attempt, Suspects, plan, rendezvous
 from memsync.gateway.passing.watch import PeerWatch
 from memsync.ports import Answer
 from memsync.wire import codec, context, replies, requests

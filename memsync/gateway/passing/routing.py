@@ -11,18 +11,9 @@ from hashlib import blake2b
 
 import msgspec
 
-from memsync import limits
-
 SUSPECT_S_FIRST = 1.0
 SUSPECT_S_MAX = 8.0
 OVERTAKEN_MAX = 3  # so often in a row overtaken by a hedge, and a peer is suspect
-HEDGE_S_MIN = 0.02
-HEDGE_S_MAX = 0.25
-HEDGE_S_FIRST = 0.1  # until enough times are known
-HEDGES_SAVED_MAX = 20.0
-HEDGES_PER_RECALL = 0.1  # so slow peers are not made slower by twice the requests
-TIMES_KEPT = 256
-TIMES_BETWEEN = 32
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -75,34 +66,6 @@ class Suspects:
         self._overtaken[member] = self._overtaken.get(member, 0) + 1
         if self._overtaken[member] >= OVERTAKEN_MAX:
             self.failed(member, now_s)
-
-
-class RecallTimes:
-    """The running 95th percentile of recalls, and how many hedges may be spent."""
-
-    def __init__(self) -> None:
-        self._times = [0.0] * TIMES_KEPT
-        self._count = 0
-        self._hedge_s = HEDGE_S_FIRST
-        self._saved = HEDGES_SAVED_MAX
-
-    def note(self, seconds: float) -> None:
-        """A recall was answered after so long."""
-        self._times[self._count % TIMES_KEPT] = seconds
-        self._count += 1
-        if self._count % TIMES_BETWEEN == 0:
-            known = sorted(self._times[: self._count])
-            percentile = known[int(len(known) * 0.95)]
-            self._hedge_s = min(max(percentile, HEDGE_S_MIN), HEDGE_S_MAX)
-
-    def patience_s(self) -> float:
-        """How long to wait for a peer before another is asked as well."""
-        self._saved = min(HEDGES_SAVED_MAX, self._saved + HEDGES_PER_RECALL)
-        return self._hedge_s if self._saved >= 1.0 else limits.ATTEMPT_TIMEOUT_S
-
-    def spend(self) -> None:
-        """A second peer was asked."""
-        self._saved -= 1.0
 
 
 def plan(order: Sequence[str], buses: Sequence[str], http: str) -> list[Attempt]:

@@ -36,7 +36,7 @@ async def ask(cluster: FakeCluster, request: Request, **changes: Any) -> Reply:
     hedges = how.get("hedges", [])
     found = Terms(
         until_s=asyncio.get_running_loop().time() + how["within_s"],
-        patience_s=lambda: how["patience_s"],
+        patience_s=how["patience_s"],
         on_hedge=lambda: hedges.append(1),
         retries=how["retries"],
         has_met=how["has_met"],

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-import pytest
-
-from memsync import limits
 from memsync.gateway.passing import routing
-from memsync.gateway.passing.routing import Attempt, RecallTimes, Suspects, plan, rendezvous
+from memsync.gateway.passing.routing import Attempt, Suspects, plan, rendezvous
 
 MEMBERS = ["peer-1", "peer-2", "peer-3"]
 GOLDEN = ["peer-2", "peer-1", "peer-3"]  # gateways of all versions must agree
@@ -78,37 +75,6 @@ def test_one_slow_answer_is_no_suspicion_but_three_in_a_row_are() -> None:
     assert suspects.order(MEMBERS, 1.1) == MEMBERS
     suspects.overtaken("peer-1", 1.0)
     assert suspects.order(MEMBERS, 1.1)[-1] == "peer-1"
-
-
-@pytest.mark.parametrize(
-    ("times", "low", "high"),
-    [([0.001] * 64, 0.02, 0.02), ([0.05] * 64, 0.05, 0.05), ([2.0] * 64, 0.25, 0.25),
-     ([0.03] * 60 + [0.2] * 4, 0.2, 0.2), ([0.03] * 63 + [0.2], 0.03, 0.03), ([], 0.1, 0.1)],
-)  # fmt: skip
-def test_patience_is_the_95th_percentile_within_bounds(
-    times: list[float], low: float, high: float
-) -> None:
-    found = RecallTimes()
-    for seconds in times:
-        found.note(seconds)
-    assert low <= found.patience_s() <= high
-
-
-def test_old_times_are_forgotten() -> None:
-    found = RecallTimes()
-    for seconds in [0.2] * routing.TIMES_KEPT + [0.03] * routing.TIMES_KEPT:
-        found.note(seconds)
-    assert found.patience_s() == 0.03
-
-
-def test_hedges_are_rationed() -> None:
-    found = RecallTimes()
-    hedged = 0
-    for _ in range(1_000):
-        if found.patience_s() < limits.ATTEMPT_TIMEOUT_S:
-            found.spend()
-            hedged += 1
-    assert 100 <= hedged <= 125
 
 
 def test_the_first_attempts_differ_in_way_and_peer_and_then_all_is_tried() -> None:
