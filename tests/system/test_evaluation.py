@@ -11,17 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from tests.conditions import wait_until
-from tests.system.conftest import TOP, Cluster
+from tests.system.conftest import READY_S, TOP, Cluster
 
 OWN = TOP / "tests" / "data" / "conversations.json"
-COMMAND = [sys.executable, "-m", "tests.bench.evaluation", str(OWN)]
+COMMAND = [sys.executable, "-m", "tests.bench.evaluation"]
 ENDED_S = 60.0
 
 
 def evaluated(cluster: Cluster, *options: str) -> Any:
     """What the evaluation prints as JSON."""
     ended = subprocess.run(
-        [*COMMAND, "--json", "--url", cluster.url, "--api-key", cluster.api_key, *options],
+        [
+            *COMMAND,
+            str(OWN),
+            "--json",
+            "--url",
+            cluster.url,
+            "--api-key",
+            cluster.api_key,
+            *options,
+        ],
         cwd=TOP,
         env=cluster.environment,
         capture_output=True,
@@ -56,8 +65,11 @@ def test_what_it_finds_is_exact_and_the_same_twice(cluster: Cluster, tmp_path: P
 
 
 def test_an_interruption_leaves_no_cluster_behind(tmp_path: Path) -> None:
+    endless = tmp_path / "endless.json"
+    conversation = json.loads(OWN.read_bytes())[1]
+    endless.write_text(json.dumps(conversation | {"qa": conversation["qa"] * 50_000}))
     process = subprocess.Popen(
-        COMMAND,
+        [*COMMAND, str(endless)],
         cwd=TOP,
         env={**os.environ, "TMPDIR": str(tmp_path)},
         stdout=subprocess.PIPE,
@@ -66,13 +78,15 @@ def test_an_interruption_leaves_no_cluster_behind(tmp_path: Path) -> None:
         start_new_session=True,
     )
 
-    def running() -> list[int]:
+    def is_ready() -> bool:
         assert process.poll() is None, process.communicate()
-        texts = [path.read_text() for path in tmp_path.glob("memsync-eval-*/home/run/*.pid")]
-        return [int(text) for text in texts if text.strip()]
+        outputs = [path.read_text() for path in tmp_path.glob("memsync-eval-*/home.out")]
+        return any("memsync is ready after" in output for output in outputs)
 
-    pids = wait_until(running, "processes", 30.0)
+    wait_until(is_ready, "a cluster of its own", READY_S)
+    pids = [int(path.read_text()) for path in tmp_path.glob("memsync-eval-*/home/run/*.pid")]
     os.killpg(process.pid, signal.SIGINT)
     out, err = process.communicate(timeout=ENDED_S)
     assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert pids
     wait_until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), "processes ended")
