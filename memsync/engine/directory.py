@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from memsync.core.records import Record
+from memsync.ids import RecordKey
 from memsync.ports import Change, Store
 from memsync.wire.operations import ApiKeyOrigin, OrganisationOrigin, ProjectOrigin
 
@@ -19,6 +20,7 @@ class Directory:
 
     def __init__(self) -> None:
         self._keys: dict[bytes, Record] = {}
+        self._hashes: dict[RecordKey, bytes] = {}  # of each key's record, the hash that it has
         self._organisations: dict[str, Record] = {}
         self._projects: dict[tuple[int, str], Record] = {}
 
@@ -55,8 +57,11 @@ class Directory:
 
     def _take(self, records: Iterable[Record]) -> None:
         for record in records:
+            if (former := self._hashes.pop(record.key, None)) is not None:
+                self._keys.pop(former, None)  # the join may have left another origin, or none
             match record.origin:
                 case ApiKeyOrigin(hash=digest):
+                    self._hashes[record.key] = digest
                     self._keys[digest] = record
                 case OrganisationOrigin(slug=slug):
                     self._organisations[slug] = record

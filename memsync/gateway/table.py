@@ -159,7 +159,7 @@ PASSING_PATH = "/v1/operations/{operation}"  # from a gateway to a peer's own po
 OPERATIONS = frozenset(route.operation for route in BUILT)
 RECALL = "memory.query"
 READS = frozenset({RECALL, "memory.get", "memory.list", "keys.list"})
-IDS_TAKEN = {"memory.add": 1, "memory.bulk_add": limits.BULK_ITEMS_MAX, "keys.create": 1}
+IDS_TAKEN = {"memory.add": 1, "memory.bulk_add": limits.BULK_ITEMS_MAX}
 
 # What the API has and memsync has not built: path -> methods. Each answers 501 NOT_IMPLEMENTED.
 _ANY = "DELETE GET PATCH POST PUT"

@@ -44,6 +44,11 @@ def organisation_record(slug: str, scope: Scope) -> ids.RecordKey:
     return ids.record_key_of_ref("organisation", scope, slug)
 
 
+def key_record(digest: bytes, scope: Scope) -> ids.RecordKey:
+    """The record key of an API key: each secret is a record of its own."""
+    return ids.record_key_of_ref("api_key", scope, digest.hex())
+
+
 def _key(genesis: Genesis) -> Create:
     key = genesis.key
     scope = Scope(genesis.organisation.id, "", key.environment, "")
@@ -58,4 +63,4 @@ def _key(genesis: Genesis) -> Create:
         created_at_ms=genesis.founded_at_ms,
         expires_at_ms=None,
     )
-    return Create(ids.record_key_of_ref("api_key", scope, key.hash.hex()), scope, [key.id], origin)
+    return Create(key_record(key.hash, scope), scope, [key.id], origin)

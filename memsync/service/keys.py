@@ -2,6 +2,10 @@
 
 Keys, projects and organisations are replicated records like memories. Of a key only the hash of its
 secret is stored; the secret is shown in the first answer to its creation and nowhere else.
+
+A key's record is named by its scope and by the hash of its secret. So two attempts of one creation
+that did not know of each other make two keys, each with an id of its own: whichever secret was
+answered works, and the other stands in the list, a key that nobody can use.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from memsync.engine.directory import Directory
 from memsync.ids import Scope
 from memsync.ports import Answer
 from memsync.service import access, answers, reads, writes
-from memsync.service.founding import organisation_record
+from memsync.service.founding import key_record, organisation_record
 from memsync.service.key_uses import LAST_USED, USES
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft, Intent
@@ -125,25 +129,20 @@ def _project(directory: Directory, organisation: int, named: str | None) -> tupl
 async def _write_key(
     parts: Parts, call: Call, intent: Intent, request: KeyCreateRequest, place: Place
 ) -> Answer:
-    [identifier] = await writes.take_ids(parts, call, [0], 1)
+    [identifier] = await writes.new_ids(parts, 1)
     secret = genesis.new_api_key(request.environment)
     scope = Scope(place.organisation, place.project, request.environment, "")
-    key = ids.record_key_of_operation(
-        "api_key", intent.scope, call.context.operation_key, intent.request_hash, 0
-    )
     stamp = parts.appender.stamp()
     origin = _origin(request, place, secret, stamp)
+    key = key_record(origin.hash, scope)
     draft = Draft(
         outcome=[ItemOutcome(CREATED, [identifier])],
         operations=[*_owners(place, stamp), Create(key, scope, [identifier], origin)],
         stamp=stamp,
     )
     record = (await writes.publish(parts, call, intent, draft)).records[key]
-    is_ours = isinstance(record.origin, ApiKeyOrigin) and record.origin.hash == origin.hash
     info = _info(parts.directory, record, call.now_ms)
-    info = msgspec.structs.replace(
-        info, organisation=place.organisation_slug, key=secret if is_ours else None
-    )
+    info = msgspec.structs.replace(info, organisation=place.organisation_slug, key=secret)
     return answers.answer(info, 201)
 
 

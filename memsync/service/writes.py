@@ -161,7 +161,12 @@ async def take_ids(parts: Parts, call: Call, places: Sequence[int], count: int) 
     fixed = fixed_ids(call, count)
     if fixed is not None:
         return [fixed[place] for place in places]
+    return await new_ids(parts, len(places))
+
+
+async def new_ids(parts: Parts, count: int) -> list[int]:
+    """Ids of this peer's own, which no other attempt has."""
     if (why := parts.appender.why_not()) is not None:
         raise errors.NoQuorum(f"{why}; nothing was written")
-    first, last = await parts.ids.take(len(places))
+    first, last = await parts.ids.take(count)
     return list(range(first, last + 1))

@@ -28,8 +28,15 @@ class JoiningAppender:
     """Coordinates writes for one store."""
 
     def __init__(
-        self, store: Store, directory: Directory, progress: Progress, clock: Clock
+        self,
+        store: Store,
+        directory: Directory,
+        progress: Progress,
+        clock: Clock,
+        *,
+        incarnation: int = 9,
     ) -> None:
+        self._incarnation = incarnation
         self._store = store
         self._directory = directory
         self._progress = progress
@@ -55,7 +62,9 @@ class JoiningAppender:
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all given before, and above `above`."""
         wall_ms = self._clock.wall_ms()
-        self._last = next_stamp(self._last, wall_ms=wall_ms, incarnation=9, above=above)
+        self._last = next_stamp(
+            self._last, wall_ms=wall_ms, incarnation=self._incarnation, above=above
+        )
         return self._last
 
     async def wait_settled(self, *, ack: Ack, deadline_s: float) -> None:
@@ -78,7 +87,9 @@ class JoiningAppender:
             await self._check(condition)
         self._sequence += 1
         position = Position(0, 0, self._sequence)
-        frame = codec.decode_frame(codec.pack(Frame(SCHEMA, 9, self._sequence, [write])))
+        frame = codec.decode_frame(
+            codec.pack(Frame(SCHEMA, self._incarnation, self._sequence, [write]))
+        )
         changes = await self._store.apply([LoggedFrame(position, frame, 0)], {0: position})
         self._directory.apply(changes)
         self._progress.advance([position])

@@ -9,12 +9,12 @@ import pytest
 from memsync import ids
 from memsync.core.records import join_operation
 from memsync.engine.directory import Directory
-from memsync.errors import NoQuorum, OutcomeUnknown
+from memsync.errors import NoQuorum
 from memsync.ids import Position
-from memsync.ports import LoggedFrame
+from memsync.ports import Change, LoggedFrame
 from memsync.service.founding import genesis_writes
 from memsync.wire import codec, genesis
-from memsync.wire.operations import SCHEMA, Count, Frame
+from memsync.wire.operations import SCHEMA, Count, Frame, Purge, Stamp
 from tests.fakes.store import MemoryStore
 from tests.unit.service.world import START_MS, World
 
@@ -163,17 +163,50 @@ async def test_expired_keys_are_listed_as_such(world: World) -> None:
     assert [item["status"] for item in listed.json["items"]] == ["expired", "active"]
 
 
-async def test_a_secret_that_lost_against_an_earlier_attempt_is_not_shown(world: World) -> None:
-    """The first attempt's outcome was unknown: its record arrives, what is kept of it not yet."""
-    body, repeat = {"name": "app"}, {"Idempotency_Key": "k"}
-    world.appender.fault = OutcomeUnknown("who knows")
-    assert (await world.call("keys.create", body, **repeat)).code == "OUTCOME_UNKNOWN"
-    world.appender.fault = None
-    [lost] = world.appender.writes
-    held = join_operation(None, lost.operations[0], lost.stamp)
-    world.store._records[held.key] = held
-    reply = await world.call("keys.create", body, **repeat)
-    assert (reply.status, reply.json.get("key")) == (201, None)
+async def test_attempts_that_do_not_know_of_each_other_make_two_keys(world: World) -> None:
+    """Whichever secret was answered works, and each key has an id of its own to be revoked by."""
+    twin, body = await world.twin(), {"name": "app"}
+    attempt = {"Memsync_Operation_Key": "~k", "Memsync_Ids": "700-700"}
+    first = await world.call("keys.create", body, **attempt)
+    second = await twin.call("keys.create", body, **attempt)
+    await world.hear(twin)
+    await twin.hear(world)
+    for peer in (world, twin):
+        for reply in (first, second):
+            assert (await peer.call("memory.list", key=reply.json["key"])).status == 200
+        listed = (await peer.call("keys.list")).json["items"]
+        assert [item["name"] for item in listed].count("app") == 2
+        assert len({item["id"] for item in listed}) == 3
+    revoked = await world.call("keys.revoke", {"key_id": second.json["id"]})
+    assert revoked.json["status"] == "revoked"
+    assert (await world.call("memory.list", key=second.json["key"])).code == "API_KEY_REVOKED"
+    assert (await world.call("memory.list", key=first.json["key"])).status == 200
+
+
+async def test_one_idempotency_key_of_a_pinned_and_another_key_is_two_records(
+    world: World,
+) -> None:
+    """Their scopes differ, and the join refuses one record with two scopes for good."""
+    admin = await world.new_key(project_id="site", scopes=["org:admin"])
+    twin = await world.twin()
+    await twin.hear(world)
+    await world.call("keys.create", {}, Idempotency_Key="same")
+    await twin.call("keys.create", {}, Idempotency_Key="same", key=admin)
+    await world.hear(twin)
+    await twin.hear(world)
+    for peer in (world, twin):
+        pins = {item.get("project_id") for item in (await peer.call("keys.list")).json["items"]}
+        assert len(pins) == 2
+
+
+async def test_a_hash_that_a_record_has_no_longer_opens_nothing(world: World) -> None:
+    secret = await world.new_key()
+    record = world.directory.key_by_hash(ids.secret_hash(secret))
+    assert record is not None
+    purge = join_operation(record, Purge(record.key, record.scope, record.kind), Stamp(1, 1))
+    world.directory.apply([Change(record, purge)])
+    assert (await world.call("memory.list", key=secret)).code == "INVALID_API_KEY"
+    assert len((await world.call("keys.list")).json["items"]) == 1
 
 
 # The founding

@@ -145,6 +145,25 @@ class World:
         logged = LoggedFrame(Position(0, 0, 0), frame, 0)
         self.directory.apply(await self.store.apply([logged], {}))
 
+    async def twin(self) -> World:
+        """Another peer of the same cell; what is written there is here once this one has `heard`
+        it, and the other way round."""
+        other = World()
+        other.genesis, other.key, other.clock = self.genesis, self.key, self.clock
+        other.appender = JoiningAppender(
+            other.store, other.directory, other.progress, other.clock, incarnation=10
+        )
+        other.ids.next = ids.memory_id(0, 6, 1)
+        other.service = other.new_service()
+        await other.found()
+        return other
+
+    async def hear(self, other: World) -> None:
+        """Apply everything that was written at another peer."""
+        for write in other.appender.writes:
+            logged = LoggedFrame(Position(1, 0, 1), Frame(SCHEMA, 10, 1, [write]), 0)
+            self.directory.apply(await self.store.apply([logged], {}))
+
     async def call(
         self,
         operation: str,
