@@ -44,12 +44,16 @@ DUPLICATE_WINDOW_S = 600
 LOG_AGE_MAX_S = 7 * 86_400
 PUBLISH_TIMEOUT_S = 0.3
 COVER_TIMEOUT_S = 0.3
+COVER_OPERATION_S = 0.0002  # more patience for each operation in the frame: joining takes time
 FRAME_S_MAX = 5.0  # after that a frame is given up, whatever its writers' deadlines are
 FETCH_BATCH_MESSAGES = 500
 FETCH_BATCH_BYTES = 8 * 1024 * 1024
 FETCH_TIMEOUT_S = 1.0
 TAIL_CHECK_S = 1.0
 TAIL_QUEUE_FRAMES_MAX = 4_096
+TAIL_QUEUE_BYTES_MAX = 64 * 1024 * 1024
+TAIL_EARLY_BYTES_MAX = 16 * 1024 * 1024
+FRAMES_REMEMBERED = 4_096  # ids of applied frames: one that comes again is not joined again
 
 # The applier and the store.
 APPLY_FRAMES_MAX = 128
@@ -63,6 +67,7 @@ STORE_READERS = 2
 # Members.
 MEMBERS_MAX = 9
 WATERMARK_S = 0.1
+LAG_S_MAX = 0.3  # what others had so long ago and this peer has not makes its answers tagged
 WATERMARK_SILENT_S = 1.0  # a member unheard for this long does not count as alive
 
 # Requests between processes.

@@ -98,9 +98,11 @@ class Log(Protocol):
         `Unavailable`."""
         ...
 
-    async def last_of_record(self, stripe: int, record: RecordKey) -> int:
-        """The sequence of the last message on the record's own subject, as the stripe's leader
-        knows it; 0 for none. Raises `NoStripeLeader`."""
+    async def last_of_record(
+        self, stripe: int, record: RecordKey, *, timeout_s: float
+    ) -> Position | None:
+        """The last message on the record's own subject, as the stripe's leader knows it; None where
+        there is none. Raises `NoStripeLeader`."""
         ...
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:

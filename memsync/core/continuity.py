@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from memsync import limits
 from memsync.ids import Position
 from memsync.wire.operations import RawMessage
 
-EARLY_MAX = 1_024
+EARLY_MAX = 1_024  # frames
 
 
 class Continuity:
@@ -24,6 +25,7 @@ class Continuity:
         self.next = start
         self._end = 0  # highest sequence of this generation that anybody spoke of
         self._early: dict[int, RawMessage] = {}
+        self._early_bytes = 0
 
     @property
     def has_gap(self) -> bool:
@@ -36,15 +38,23 @@ class Continuity:
             self.note_end(message.position)
             sequence = message.position.sequence
             is_current = message.position.generation == self.next.generation
-            if is_current and sequence >= self.next.sequence and len(self._early) < EARLY_MAX:
-                self._early.setdefault(sequence, message)
-            elif is_current and sequence == self.next.sequence:
-                self._early[sequence] = message
+            is_next = sequence == self.next.sequence
+            if is_current and (is_next or (sequence > self.next.sequence and self._has_room())):
+                self._keep(message)
         ready = []
         while self.next.sequence in self._early:
             ready.append(self._early.pop(self.next.sequence))
+            self._early_bytes -= len(ready[-1].data)
             self.next = Position(self.next.stripe, self.next.generation, self.next.sequence + 1)
         return ready
+
+    def _has_room(self) -> bool:
+        return len(self._early) < EARLY_MAX and self._early_bytes < limits.TAIL_EARLY_BYTES_MAX
+
+    def _keep(self, message: RawMessage) -> None:
+        if message.position.sequence not in self._early:
+            self._early[message.position.sequence] = message
+            self._early_bytes += len(message.data)
 
     def note_end(self, position: Position) -> None:
         """Somebody spoke of this position: all up to it exists."""
@@ -58,3 +68,4 @@ class Continuity:
         self.next = start
         self._end = 0
         self._early.clear()
+        self._early_bytes = 0

@@ -23,51 +23,30 @@ import msgspec
 
 from memsync import limits
 from memsync.clock import Clock
-from memsync.core import memories
-from memsync.core.records import Record, as_record, stamps_of
-from memsync.core.stamps import next_stamp
 from memsync.engine import metrics
 from memsync.engine.applier import Applied, Applier
+from memsync.engine.conditional import Condition, Conditional
 from memsync.engine.durability import Durability
+from memsync.engine.frames import Frames, Written
 from memsync.engine.members import Members
 from memsync.engine.progress import Progress
 from memsync.errors import (
-    Internal,
-    InvariantBroken,
     MemsyncError,
     NoQuorum,
-    NoStripeLeader,
     OutcomeUnknown,
     PayloadTooLarge,
     Unavailable,
-    VersionConflict,
 )
-from memsync.ids import Position, RecordKey, scope_key
+from memsync.ids import Position
 from memsync.ports import Log, Store
 from memsync.tasks import is_going_on
-from memsync.telemetry import describe, logger
 from memsync.wire import codec
-from memsync.wire.operations import SCHEMA, Frame, Stamp, Write, frame_id
+from memsync.wire.operations import Frame, Stamp, Write, frame_id
 from memsync.wire.requests import Ack
 
 AVOID_STRIPE_S = 2.0  # how long a stripe that did not answer comes last
 ROUND_PAUSE_S = 0.02  # after every stripe refused at once
-CONDITION_TRIES_MAX = 50
 VERDICT_GRACE_S = 0.05
-
-
-class Written(msgspec.Struct, frozen=True):
-    """An acknowledged write: where its frame lies, and its records after the join."""
-
-    position: Position
-    records: dict[RecordKey, Record]
-
-
-class Condition(msgspec.Struct, frozen=True):
-    """The write happens only while `record` is visible and has this version."""
-
-    record: RecordKey
-    version: str
 
 
 class _Pending(msgspec.Struct, eq=False):
@@ -93,14 +72,12 @@ class Appender:
     ) -> None:
         self._log = log
         self._durability = durability
-        self._store = store
         self._applier = applier
         self._members = members
         self._progress = progress
         self._clock = clock
-        self._incarnation = 0
-        self._last = Stamp(0, 0)
-        self._number = 0
+        self._frames = Frames(clock)
+        self._conditional = Conditional(log, store, applier, members, progress, self._frames, clock)
         self._preferred = members.names.index(members.name) % limits.STRIPES
         self._avoided_until_s: dict[int, float] = {}
         self._queue: deque[_Pending] = deque()
@@ -110,11 +87,11 @@ class Appender:
     @property
     def incarnation(self) -> int:
         """The id block that was leased at this start; 0 before that."""
-        return self._incarnation
+        return self._frames.incarnation
 
     def start(self, incarnation: int) -> None:
         """From now on coordinate, as this incarnation."""
-        self._incarnation = incarnation
+        self._frames.incarnation = incarnation
 
     def why_not(self) -> str | None:
         """Why no write can be coordinated here right now."""
@@ -124,7 +101,7 @@ class Appender:
             return self._applier.failing
         if (fault := self._log.fault() or self._durability.fault) is not None:
             return fault
-        if not self._incarnation:
+        if not self._frames.incarnation:
             return "no id block yet"
         alive = self._members.alive()
         if len(alive) < self._members.majority:
@@ -133,13 +110,7 @@ class Appender:
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all that this process gave, and above `above`."""
-        self._last = next_stamp(
-            self._last,
-            wall_ms=self._clock.wall_ms(),
-            incarnation=self._incarnation,
-            above=above,
-        )
-        return self._last
+        return self._frames.stamp(above)
 
     async def write(
         self, write: Write, *, ack: Ack, deadline_s: float, condition: Condition | None = None
@@ -156,7 +127,7 @@ class Appender:
             missing = sorted(set(self._members.names) - set(self._members.alive()))
             raise NoQuorum(f"ack all: {', '.join(missing)} not alive; nothing was written")
         if condition is not None:
-            return await self._write_if(write, condition, ack=ack, deadline_s=deadline_s)
+            return await self._conditional.write(write, condition, ack=ack, deadline_s=deadline_s)
         if len(self._queue) >= limits.WRITES_QUEUED_MAX:
             raise Unavailable(f"{len(self._queue)} writes wait already; nothing was written")
         size_bytes = len(codec.pack(write))
@@ -227,28 +198,13 @@ class Appender:
             batch.append(self._queue.popleft())
         return batch
 
-    def _frame(self, writes: Sequence[Write]) -> tuple[Frame, bytes]:
-        """A frame as it will be read: decoded and dry-joined before anybody sees it."""
-        self._number += 1
-        frame = Frame(SCHEMA, self._incarnation, self._number, list(writes))
-        data = codec.pack(frame)
-        try:
-            decoded = codec.decode_frame(data)
-            for write in decoded.writes:
-                for operation in write.operations:
-                    as_record(operation, write.stamp)
-        except InvariantBroken as error:
-            logger().error("frame.unfit", **describe(error))
-            raise Internal("the write has no valid form; nothing was written") from error
-        return decoded, data
-
     async def _send(self, batch: list[_Pending]) -> None:
         """See a frame through. Every pending write gets its answer; nothing is raised."""
         latest_s = max(pending.deadline_s for pending in batch)
         deadline_s = min(latest_s, self._clock.steady_s() + limits.FRAME_S_MAX)
         frame: Frame | None = None
         try:
-            frame, data = self._frame([pending.write for pending in batch])
+            frame, data = self._frames.make([pending.write for pending in batch])
             metrics.FRAME_WRITES.observe(len(batch))
             applied = self._applier.expect(frame)
             position = await self._store_frame(frame, data, batch, deadline_s)
@@ -333,7 +289,9 @@ class Appender:
         if all(pending.ack == "log" for pending in batch):
             # Asked for the PubAck only; the records still come from the join on this peer.
             return await self._members.wait_covered(position, 1, deadline_s)
-        until_s = min(deadline_s, now_s + limits.COVER_TIMEOUT_S)
+        operations = sum(len(pending.write.operations) for pending in batch)
+        patience_s = limits.COVER_TIMEOUT_S + operations * limits.COVER_OPERATION_S
+        until_s = min(deadline_s, now_s + patience_s)
         return await self._members.wait_covered(position, self._members.majority, until_s)
 
     def _rotation(self) -> list[int]:
@@ -346,90 +304,5 @@ class Appender:
         self._avoided_until_s[stripe] = self._clock.steady_s() + AVOID_STRIPE_S
         metrics.STRIPE_ROTATIONS.labels(reason).inc()
 
-    async def _write_if(
-        self, write: Write, condition: Condition, *, ack: Ack, deadline_s: float
-    ) -> Written:
-        """One winner: published alone on the record's own subject in its home stripe, only if
-        nothing was published there since this peer looked; so conditional writes of a record are
-        serialised."""
-        key = condition.record
-        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
-        unknown: OutcomeUnknown | None = None
-        for _ in range(CONDITION_TRIES_MAX):
-            last = await self._log.last_of_record(stripe, key)
-            done = await self._repeat_of(write, stripe, last, deadline_s)
-            if done is not None:
-                return done
-            above = await self._checked_version(condition)
-            stamped = msgspec.structs.replace(write, stamp=self.stamp(above))
-            try:
-                return await self._publish_alone(
-                    stamped, key, stripe, last, ack=ack, deadline_s=deadline_s
-                )
-            except VersionConflict:
-                continue  # another one came between: look again
-            except OutcomeUnknown as error:
-                unknown = error
-            except NoStripeLeader as error:
-                if unknown is not None:
-                    raise unknown from error
-                raise
-            if self._clock.steady_s() >= deadline_s:
-                raise unknown
-        raise unknown or Unavailable("the record changes too fast; nothing was written")
 
-    async def _repeat_of(
-        self, write: Write, stripe: int, last: int, deadline_s: float
-    ) -> Written | None:
-        """An earlier attempt of this very write that is in the log after all."""
-        end = self._progress.end_of(stripe)
-        position = Position(stripe, end.generation if end else 0, last)
-        if last and not await self._progress.wait_for([position], deadline_s):
-            raise Unavailable("this peer has not caught up with the record; nothing was written")
-        stored = await self._store.operation(scope_key(write.scope), write.key)
-        if stored is None or stored.request_hash != write.request_hash:
-            return None
-        if not await self._members.wait_covered(position, self._members.majority, deadline_s):
-            raise OutcomeUnknown("a majority of the members has not applied the write yet")
-        keys = [operation.record for operation in write.operations]
-        return Written(position=position, records=await self._store.records(keys))
-
-    async def _checked_version(self, condition: Condition) -> list[Stamp]:
-        """The stamps that the update must beat; raises where the version is another by now."""
-        record = await self._store.record(condition.record)
-        visible = record is not None and memories.is_visible(record, self._clock.wall_ms())
-        current = memories.version_of(record) if record is not None and visible else None
-        if record is None or current != condition.version:
-            raise VersionConflict(
-                "if_version: the memory has another version by now",
-                details={"current_version": current},
-            )
-        return stamps_of(record)
-
-    async def _publish_alone(
-        self,
-        write: Write,
-        key: RecordKey,
-        stripe: int,
-        last: int,
-        *,
-        ack: Ack,
-        deadline_s: float,
-    ) -> Written:
-        frame, data = self._frame([write])
-        applied = self._applier.expect(frame)
-        try:
-            position = await self._log.publish(
-                stripe,
-                frame_id(frame),
-                data,
-                record=key,
-                after=last,
-                timeout_s=limits.PUBLISH_TIMEOUT_S,
-            )
-            count = len(self._members.names) if ack == "all" else self._members.majority
-            if not await self._members.wait_covered(position, count, deadline_s):
-                raise OutcomeUnknown("in the log, but not yet applied by a majority of the members")
-            return Written(position=position, records=dict(await applied))
-        finally:
-            self._applier.forget(frame)
+__all__ = ["Appender", "Condition", "Written"]

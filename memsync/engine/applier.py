@@ -45,6 +45,8 @@ class Applier:
         self._progress = progress
         self._derived = derived
         self._queue: deque[RawMessage] = deque()
+        self._queue_bytes = 0
+        self._applied_ids: dict[str, None] = {}  # of the last frames, the oldest first
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -55,8 +57,12 @@ class Applier:
     def put(self, messages: Sequence[RawMessage]) -> None:
         """Queue frames, in the order of their stripe, each once."""
         self._queue.extend(messages)
+        self._queue_bytes += sum(len(message.data) for message in messages)
         self._arrived.set()
-        if len(self._queue) >= limits.TAIL_QUEUE_FRAMES_MAX:
+        if (
+            len(self._queue) >= limits.TAIL_QUEUE_FRAMES_MAX
+            or self._queue_bytes >= limits.TAIL_QUEUE_BYTES_MAX
+        ):
             self._room.clear()
 
     async def wait_room(self) -> None:
@@ -73,8 +79,12 @@ class Applier:
         in it is applied: so that it can never be made a second time should it be lost."""
         if self._progress.knows(position) or self.broken is not None:
             return
-        await self._store.apply([], {position.stripe: position})
-        self._progress.advance([position])
+        try:
+            await self._store.apply([], {position.stripe: position})
+        except InvariantBroken as error:
+            self._stop(error)
+        else:
+            self._progress.advance([position])
 
     def expect(self, frame: Frame) -> asyncio.Future[Applied]:
         """The records of an own frame once it is applied, from whichever stripe it comes first. The
@@ -98,12 +108,18 @@ class Applier:
                 try:
                     await self._apply(batch)
                 except InvariantBroken as error:
-                    self.broken = str(error)
-                    self._progress.set_behind("applier", self.broken)
-                    metrics.APPLIER_BROKEN.set(1)
-                    logger().critical("applier.stopped", **describe(error))
-            if len(self._queue) < limits.TAIL_QUEUE_FRAMES_MAX // 2:
+                    self._stop(error)
+            if (
+                len(self._queue) < limits.TAIL_QUEUE_FRAMES_MAX // 2
+                and self._queue_bytes < limits.TAIL_QUEUE_BYTES_MAX // 2
+            ):
                 self._room.set()
+
+    def _stop(self, error: InvariantBroken) -> None:
+        self.broken = str(error)
+        self._progress.set_behind("applier", self.broken)
+        metrics.APPLIER_BROKEN.set(1)
+        logger().critical("applier.stopped", **describe(error))
 
     def _take_batch(self) -> list[RawMessage]:
         batch: list[RawMessage] = []
@@ -113,11 +129,12 @@ class Applier:
         ):
             batch.append(self._queue.popleft())
             size += len(batch[-1].data)
+        self._queue_bytes -= size
         return batch
 
     async def _apply(self, batch: Sequence[RawMessage]) -> None:
         started = time.perf_counter()
-        frames = [self._decoded(message) for message in batch]
+        frames = [self._decoded(message) for message in self._new(batch)]
         ends: dict[int, Position] = {}
         for message in batch:
             ends[message.position.stripe] = max(
@@ -130,8 +147,25 @@ class Applier:
         for logged in frames:
             self._resolve(logged.frame, after)
         self._progress.advance(ends.values())
+        self._remember(batch)
         metrics.APPLY_SECONDS.observe(time.perf_counter() - started)
         metrics.FRAMES_APPLIED.inc(len(frames))
+
+    def _new(self, batch: Sequence[RawMessage]) -> list[RawMessage]:
+        """Those that were not applied lately, each once. A frame that was tried on several stripes
+        comes once from each; its id is its own for ever, so equal ids are equal frames."""
+        found: dict[str, RawMessage] = {}
+        for place, message in enumerate(batch):
+            if message.message_id not in self._applied_ids:
+                found.setdefault(message.message_id or f"unnamed {place}", message)
+        return list(found.values())
+
+    def _remember(self, batch: Sequence[RawMessage]) -> None:
+        for message in batch:
+            if message.message_id:
+                self._applied_ids[message.message_id] = None
+        while len(self._applied_ids) > limits.FRAMES_REMEMBERED:
+            del self._applied_ids[next(iter(self._applied_ids))]
 
     def _decoded(self, message: RawMessage) -> LoggedFrame:
         own = self._own.get(message.message_id)

@@ -36,9 +36,7 @@ class Health:
         """Name -> "ok" or "failed: why"."""
         alive = self._members.alive()
         behind = {
-            part: why
-            for part, why in self._progress.behind().items()
-            if part not in ("members", "applier", "store")
+            part: why for part, why in self._progress.behind().items() if part.startswith("stripe")
         }
         faults = {
             "store": self._applier.broken or self._applier.failing,

@@ -48,6 +48,8 @@ class Members:
         self._own = own
         self._heard: dict[str, tuple[float, Watermark]] = {}
         self._tell = asyncio.Event()
+        self._target: list[Position] = []  # what others had, as of `_target_since_s`
+        self._target_since_s = 0.0
         self._waiting: list[tuple[Position, int, asyncio.Future[bool]]] = []
         self.listeners: list[Callable[[Watermark], None]] = []
         progress.listeners.append(self._advanced)
@@ -71,6 +73,15 @@ class Members:
         """The last watermark of each member that was heard, and this one's own."""
         return {**{name: mark for name, (_, mark) in self._heard.items()}, self.name: self._own()}
 
+    def heard_ends(self) -> list[Position]:
+        """The furthest position that any member has told, for each stripe, in its newest
+        generation."""
+        ends: dict[int, Position] = {}
+        told = [p for name, (_, mark) in self._heard.items() for p in mark.positions]
+        for position in [*self._progress.applied(), *told]:
+            ends[position.stripe] = max(position, ends.get(position.stripe, position))
+        return list(ends.values())
+
     def _advanced(self) -> None:
         """This peer applied something: say so, and look who waited for it."""
         self._tell.set()
@@ -85,6 +96,7 @@ class Members:
             except Unavailable:
                 pass  # no connection: the next round tries again, and readiness says it
             self._note_alive()
+            self._note_lag()
             try:
                 async with asyncio.timeout(limits.WATERMARK_S):
                     await self._tell.wait()
@@ -99,6 +111,16 @@ class Members:
         self._progress.set_behind("members", lonely)
         for entry in [entry for entry in self._waiting if entry[1] > alive]:
             self._end(entry, is_covered=False)
+
+    def _note_lag(self) -> None:
+        """Have answers from here tagged while others have what this peer has not, for a while."""
+        now_s = self._clock.steady_s()
+        if self._progress.has(self._target):
+            self._target, self._target_since_s = self.heard_ends(), now_s
+            self._progress.set_behind("members' positions", None)
+        elif now_s - self._target_since_s > limits.LAG_S_MAX:
+            told = ", ".join(f"{p.stripe}.{p.generation}.{p.sequence}" for p in self._target)
+            self._progress.set_behind("members' positions", f"others have {told}")
 
     async def wait_covered(self, position: Position, count: int, deadline_s: float) -> bool:
         """Wait until this peer and `count` members in all have applied `position`; False at the

@@ -16,21 +16,24 @@ from memsync.engine.stripes import Stripes, repair_ids
 from memsync.engine.tail import Tail
 from memsync.errors import Unavailable
 from memsync.ports import Streams
+from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 from memsync.wire.members import Watermark
 
 LEASE_RETRY_S = 0.1
+CONNECT_RETRY_S = 0.5
 
 
 class Peer:
-    """Runs the engine's loops. `connect` returns once there is a first connection; `lease` gets
-    an id block; `keep` are further loops that need the connection (its watchdog, the responder)."""
+    """Runs the engine's loops. `connect` returns once there is a connection, `watch` once it is
+    closed for good; `lease` gets an id block; `keep` are further loops that need the connection."""
 
     def __init__(
         self,
         *,
         connect: Callable[[], Awaitable[None]],
         lease: Callable[[], Awaitable[int]],
+        watch: Callable[[], Awaitable[None]],
         keep: Mapping[str, Callable[[], Awaitable[None]]],
         streams: Streams,
         members: Members,
@@ -41,6 +44,7 @@ class Peer:
     ) -> None:
         self._connect = connect
         self._lease = lease
+        self._watch = watch
         self._keep = keep
         self._streams = streams
         self._members = members
@@ -56,16 +60,36 @@ class Peer:
         async with asyncio.TaskGroup() as loops:
             loops.create_task(self._applier.run(), name="applier")
             loops.create_task(self._appender.run(), name="appender")
-            await self._connect()
-            logger().info("bus.connected")
-            for name, keep in self._keep.items():
-                loops.create_task(_run(keep), name=name)
-            loops.create_task(self._members.run(), name="members")
             loops.create_task(self._durability.run(), name="durability")
-            loops.create_task(self.stripes.run(), name="stripes")
-            for stripe, tail in self._tails.items():
-                loops.create_task(tail.run(), name=f"tail-{stripe}")
-            await self._lease_incarnation()
+            while is_going_on():
+                await self._connect_at_last()
+                await self._with_connection()
+
+    async def _connect_at_last(self) -> None:
+        while is_going_on():
+            try:
+                await self._connect()
+            except Unavailable as error:
+                logger().warning("bus.not_reached", **describe(error))
+                await asyncio.sleep(CONNECT_RETRY_S)
+            else:
+                logger().info("bus.connected")
+                return
+
+    async def _with_connection(self) -> None:
+        """All that lives on one connection, until it is closed for good (a server may do that)."""
+        async with asyncio.TaskGroup() as loops:
+            others = [loops.create_task(_run(keep), name=name) for name, keep in self._keep.items()]
+            others += [
+                loops.create_task(tail.run(), name=f"tail-{k}") for k, tail in self._tails.items()
+            ]
+            others.append(loops.create_task(self._members.run(), name="members"))
+            others.append(loops.create_task(self.stripes.run(), name="stripes"))
+            others.append(loops.create_task(self._lease_incarnation(), name="incarnation"))
+            await self._watch()
+            logger().error("bus.closed_for_good")
+            for task in others:
+                task.cancel()
 
     def reconnected(self) -> None:
         """The connection came back: what was said meanwhile was not heard."""

@@ -21,6 +21,7 @@ import memsync
 from memsync import config, limits, telemetry
 from memsync.adapters.hot_index import FaissHotIndex
 from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.connection import BusClient
 from memsync.adapters.jetstream.id_blocks import IdBlocks
 from memsync.adapters.jetstream.log import JetStreamLog
 from memsync.adapters.jetstream.marks import JetStreamMarks
@@ -146,7 +147,7 @@ async def _join_founding(store: SqliteStore, genesis: Genesis) -> None:
 
 async def _node(settings: PeerSettings, genesis: Genesis, store: SqliteStore) -> Node:
     """Everything joined together."""
-    client = Client()
+    client = BusClient()
     cell = CellName(region=genesis.region, cell=genesis.cell)
     log = JetStreamLog(client, cell)
     engine = await _engine(
@@ -267,9 +268,9 @@ def _peer(settings: PeerSettings, engine: Engine, bus: Bus, responder: Responder
 
     peer = Peer(
         connect=connect,
+        watch=lambda: connection.watchdog(bus.client),
         lease=bus.ids.lease,
         keep={
-            "watchdog": lambda: connection.watchdog(bus.client),
             "responder": responder.run,
             "id-blocks": bus.ids.run,
         },

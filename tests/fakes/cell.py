@@ -37,6 +37,8 @@ class CellPeer:
     ) -> None:
         self.name = name
         self.bus = bus.peer(name)
+        self.closed_for_good = asyncio.Event()
+        self.connections = 0
         self.clock = SystemClock()
         self.store = MemoryStore(incarnation=names.index(name) + 1 if name in names else 99)
         self.progress = Progress(self.clock)
@@ -76,6 +78,7 @@ class CellPeer:
         )
         self.peer = Peer(
             connect=self._connect,
+            watch=self._watch,
             lease=self.bus.lease,
             keep={},
             streams=self.bus,
@@ -88,6 +91,11 @@ class CellPeer:
 
     async def _connect(self) -> None:
         await asyncio.sleep(0)
+
+    async def _watch(self) -> None:
+        self.connections += 1
+        await self.closed_for_good.wait()
+        self.closed_for_good.clear()
 
     def watermark(self) -> Watermark:
         """This peer's watermark, as memsync/nodes/peer.py makes it."""

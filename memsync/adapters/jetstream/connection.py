@@ -11,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
@@ -43,6 +44,18 @@ def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, st
     return options
 
 
+class BusClient(Client):
+    """nats-py's client, with one hole closed: headers that cannot be read ended its read loop, so
+    that one odd message of any caller took the connection down (nats-py is pinned for this)."""
+
+    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
+        try:
+            return await super()._process_headers(headers)
+        except (UnicodeDecodeError, IndexError, ValueError) as error:
+            logger().warning("headers.unreadable", error=type(error).__name__)
+            return None
+
+
 async def connect(
     settings: NatsSettings,
     name: str,
@@ -61,7 +74,7 @@ async def connect(
     one that others already hold; `reconnected` is called after each time that the connection came
     back.
     """
-    client = client or Client()
+    client = client or BusClient()
     options = read_credentials(settings.credentials if credentials is None else credentials)
 
     async def note(error: Exception) -> None:

@@ -32,6 +32,7 @@ class IdBlocks:
         self._space = space
         self._highest = highest
         self._blocks: list[tuple[int, int]] = []  # (block, first free number)
+        self._leasing = asyncio.Lock()
         self._wanted = asyncio.Event()
         self._wanted.set()
 
@@ -56,10 +57,10 @@ class IdBlocks:
         """`count` (1..65535) consecutive ids as (first, last)."""
         if not 1 <= count < ids.NUMBERS_PER_BLOCK:
             raise ValueError(f"{count} ids at once")
-        while self._blocks and self._blocks[0][1] + count > ids.NUMBERS_PER_BLOCK:
-            self._blocks.pop(0)
-        if not self._blocks:
-            self._blocks.append((await self.lease(), 1))
+        while not self._has_room(count):
+            async with self._leasing:
+                if not self._has_room(count):  # else somebody else has leased meanwhile
+                    self._blocks.append((await self.lease(), 1))
         block, number = self._blocks[0]
         self._blocks[0] = (block, number + count)
         if ids.NUMBERS_PER_BLOCK - number < REFILL_BELOW and len(self._blocks) < 2:
@@ -67,12 +68,20 @@ class IdBlocks:
         first = ids.memory_id(self._space, block, number)
         return first, first + count - 1
 
+    def _has_room(self, count: int) -> bool:
+        """Whether the first block holds `count` more; blocks that do not are done with."""
+        while self._blocks and self._blocks[0][1] + count > ids.NUMBERS_PER_BLOCK:
+            self._blocks.pop(0)
+        return bool(self._blocks)
+
     async def run(self) -> None:
         """Lease ahead, so that no caller waits for a block; ends when it is cancelled."""
         while is_going_on():
             await self._wanted.wait()
             try:
-                self._blocks.append((await self.lease(), 1))
+                async with self._leasing:
+                    if len(self._blocks) < 2:
+                        self._blocks.append((await self.lease(), 1))
                 self._wanted.clear()
             except Unavailable as error:
                 logger().warning("id_block.not_leased", **describe(error))

@@ -17,6 +17,7 @@ import nats.errors
 import nats.js.errors as jetstream_errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
 
 from memsync import limits
 from memsync.errors import NoStripeLeader, OutcomeUnknown, Unavailable, VersionConflict
@@ -25,7 +26,7 @@ from memsync.wire.operations import RawMessage
 from memsync.wire.subjects import CellName
 
 CODES_OF_CONFLICT = {10071, 10164}  # wrong last sequence; several at once on one subject
-CODE_FULL = 10077
+CODE_FULL = 10077  # "stream store failed" for whatever reason; the description tells which
 
 
 class JetStreamLog:
@@ -68,6 +69,11 @@ class JetStreamLog:
             nats.errors.ConnectionReconnectingError,
         ) as error:
             raise Unavailable("no connection to the bus; nothing was written") from error
+        except nats.errors.MaxPayloadError as error:
+            raise Unavailable(
+                f"a frame of {len(data)} bytes is more than the server's max_payload; set it to "
+                f"{limits.NATS_PAYLOAD_BYTES_MAX}; nothing was written"
+            ) from error
         except jetstream_errors.APIError as error:
             raise _refusal(stripe, error) from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -82,15 +88,18 @@ class JetStreamLog:
     async def fetch(self, start: Position) -> list[RawMessage]:
         """One batch from `start` on, in order; [] at the end of whichever server answered."""
         stream = self._cell.stream(start.stripe, start.generation)
+        if not self._client.is_connected:  # nats-py would keep the request for later
+            raise Unavailable(f"{stream} not read: no connection to a NATS server")
         inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox)
         request = {
             "seq": max(start.sequence, 1),
             "batch": limits.FETCH_BATCH_MESSAGES,
             "max_bytes": limits.FETCH_BATCH_BYTES,
         }
         found: list[RawMessage] = []
+        subscription: Subscription | None = None
         try:
+            subscription = await self._client.subscribe(inbox)
             await self._client.publish(
                 f"$JS.API.DIRECT.GET.{stream}", json.dumps(request).encode(), reply=inbox
             )
@@ -110,19 +119,25 @@ class JetStreamLog:
         finally:
             await _unsubscribe(subscription)
 
-    async def last_of_record(self, stripe: int, record: RecordKey) -> int:
-        """The last sequence on a record's own subject; 0 for none."""
+    async def last_of_record(
+        self, stripe: int, record: RecordKey, *, timeout_s: float
+    ) -> Position | None:
+        """The last message on a record's own subject, with the generation that it lies in."""
         subject = self._cell.record(stripe, record)
         try:
-            stream = await self._jetstream.find_stream_name_by_subject(subject)
-            message = await self._jetstream.get_last_msg(stream, subject, direct=False)
+            async with asyncio.timeout(max(0.0, timeout_s)):
+                stream = await self._jetstream.find_stream_name_by_subject(subject)
+                message = await self._jetstream.get_last_msg(stream, subject, direct=False)
         except jetstream_errors.NotFoundError:
-            return 0
+            return None
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise NoStripeLeader(
                 f"stripe {stripe} has no leader ({type(error).__name__}); nothing was written"
             ) from error
-        return message.seq or 0
+        generation = self._cell.generation_of(stripe, stream)
+        if generation is None or message.seq is None:
+            raise NoStripeLeader(f"stripe {stripe} is not led by one of its streams: {stream}")
+        return Position(stripe, generation, message.seq)
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
         """Call `heard` with every frame as it is stored, in the order of the server heard from;
@@ -147,18 +162,21 @@ def _checked(stream: str, headers: dict[str, str], found: list[RawMessage]) -> l
 
 
 def _refusal(stripe: int, error: jetstream_errors.APIError) -> Exception:
-    """A PubAck that is an error: nothing was stored."""
+    """What an error instead of a PubAck means; only what says so is certain not to be stored."""
     if error.err_code in CODES_OF_CONFLICT:
         return VersionConflict(f"stripe {stripe}: the record was changed by another")
-    if error.err_code == CODE_FULL:
-        return Unavailable(f"stripe {stripe} is full ({error.description}); nothing was written")
+    description = error.description or ""
+    if error.err_code == CODE_FULL and description.startswith("maximum "):
+        return Unavailable(f"stripe {stripe} is full ({description}); nothing was written")
     if error.code == 503:
         return OutcomeUnknown(f"stripe {stripe}: {error.description}")
     return Unavailable(f"stripe {stripe} refused: {error.err_code} {error.description}")
 
 
-async def _unsubscribe(subscription: object) -> None:
+async def _unsubscribe(subscription: Subscription | None) -> None:
+    if subscription is None:
+        return
     try:
-        await subscription.unsubscribe()  # type: ignore[attr-defined]
+        await subscription.unsubscribe()
     except (nats.errors.Error, OSError, asyncio.InvalidStateError):
         pass  # the connection is gone, and the subscription with it

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import aiosqlite
 import msgspec
@@ -55,8 +56,8 @@ class SqliteStore:
             return await loop.run_in_executor(self._thread, self._writer.apply, frames, ends)
         except sqlite3.OperationalError as error:
             raise Unavailable(f"store: {error}") from error
-        except sqlite3.DatabaseError as error:
-            raise InvariantBroken(f"store: {error}") from error
+        except (sqlite3.Error, msgspec.DecodeError, OverflowError) as error:
+            raise InvariantBroken(f"store: {type(error).__name__}: {error}") from error
 
     async def positions(self) -> dict[tuple[int, int], int]:
         """(stripe, generation) -> the last applied sequence."""
@@ -198,7 +199,7 @@ async def open_store(folder: Path) -> AsyncIterator[SqliteStore]:
         connection = await loop.run_in_executor(thread, _open_writing, path)
         writer = await loop.run_in_executor(thread, Writer, connection)
         for _ in range(limits.STORE_READERS):
-            reader = await aiosqlite.connect(f"file:{path}?mode=ro", uri=True)
+            reader = await aiosqlite.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
             readers.append(reader)
             await reader.execute("PRAGMA query_only = 1")
         yield SqliteStore(writer, thread, readers)

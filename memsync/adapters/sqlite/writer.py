@@ -66,8 +66,8 @@ class Writer:
         changes, hashes = self._joined([logged.frame for logged in frames])
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            self._put_records(changes, hashes)
-            self._put_ids(frames)
+            sums = self._put_records(changes, hashes)
+            highest_block = self._put_ids(frames)
             self._put_operations([write for f in frames for write in f.frame.writes])
             self._db.executemany(
                 _KEEP_POSITION, [(p.stripe, p.generation, p.sequence) for p in ends.values()]
@@ -76,8 +76,9 @@ class Writer:
         except BaseException:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
-            self._sums = dict(self._db.execute("SELECT bucket, sum FROM buckets"))
             raise
+        self._sums |= sums
+        self.highest_block = highest_block
         return changes
 
     def _joined(self, frames: Sequence[Frame]) -> tuple[list[Change], dict[RecordKey, int]]:
@@ -109,8 +110,12 @@ class Writer:
                 hashes[key] = hashed & _MASK
         return found, hashes
 
-    def _put_records(self, changes: Sequence[Change], hashes: Mapping[RecordKey, int]) -> None:
-        rows, touched = [], {}
+    def _put_records(
+        self, changes: Sequence[Change], hashes: Mapping[RecordKey, int]
+    ) -> dict[int, int]:
+        """Write the rows that changed; returns the new sums of their buckets."""
+        rows: list[tuple[object, ...]] = []
+        touched: dict[int, int] = {}
         for change in changes:
             if change.after is change.before or change.after == change.before:
                 continue
@@ -118,16 +123,18 @@ class Writer:
             scope = ids.scope_key(change.after.scope)
             bucket = ids.bucket_of(scope)
             new, old = row_hash(state), hashes.get(change.after.key, 0)
-            touched[bucket] = self._sums[bucket] = (self._sums.get(bucket, 0) + new - old) & _MASK
+            before = touched.get(bucket, self._sums.get(bucket, 0))
+            touched[bucket] = (before + new - old) & _MASK
             rows.append(_row(change.after, scope, new, state))
         self._db.executemany(_UPSERT, rows)
         self._db.executemany(
             "INSERT OR REPLACE INTO buckets (bucket, sum) VALUES (?, ?)",
             [(bucket, _signed(total)) for bucket, total in touched.items()],
         )
+        return touched
 
-    def _put_ids(self, frames: Sequence[LoggedFrame]) -> None:
-        """Make ids resolve, and remember the highest block seen."""
+    def _put_ids(self, frames: Sequence[LoggedFrame]) -> int:
+        """Make ids resolve; returns the highest block seen, which is kept too."""
         operations = [op for f in frames for write in f.frame.writes for op in write.operations]
         pairs = [
             (identifier, op.record)
@@ -135,15 +142,13 @@ class Writer:
             if isinstance(op, Create)
             for identifier in op.ids
         ]
-        highest = max(
-            [f.frame.incarnation for f in frames] + [ids.block_of(i) for i, _ in pairs],
-            default=0,
-        )
+        blocks = [f.frame.incarnation for f in frames] + [ids.block_of(i) for i, _ in pairs]
+        highest = max([self.highest_block, *blocks])
         for identifier, key in pairs:
             self._put_id(identifier, key)
         if highest > self.highest_block:
-            self.highest_block = highest
             self._db.execute("UPDATE meta SET value = ? WHERE name = 'highest_block'", (highest,))
+        return highest
 
     def _put_id(self, identifier: int, key: RecordKey) -> None:
         """One id stands for one record; should two claim it, the smaller key has it everywhere."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import Any
 
 import pytest
 
@@ -20,7 +21,7 @@ from memsync.errors import (
 )
 from memsync.ids import Position
 from memsync.wire import codec
-from memsync.wire.operations import SCHEMA, Frame
+from memsync.wire.operations import SCHEMA, Frame, RawMessage
 from tests.conditions import eventually
 from tests.fakes.bus import MemoryBus
 from tests.fakes.cell import Cell, CellPeer, create, retag, running_cell, write_of
@@ -389,3 +390,140 @@ async def test_no_write_waits_for_a_heartbeat() -> None:
         for number in range(40):
             await add(cell[0], number)
         assert time.monotonic() - began < 40 * limits.WATERMARK_S / 2
+
+
+async def test_a_conditional_update_left_unknown_is_not_called_definite_later() -> None:
+    """Its publish timed out but was stored; then the stripe has no leader to ask."""
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await add(peer, 1, ack="all")
+        key = create(1).record
+        record = await peer.record(key)
+        assert record is not None
+        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
+        cell.bus.deaf.update(range(limits.STRIPES))
+        real = peer.bus.publish
+
+        async def stored_but_lost(*arguments: Any, **more: Any) -> Position:
+            await real(*arguments, **more)
+            cell.bus.faults[stripe] = "no leader"
+            raise OutcomeUnknown("no answer")
+
+        peer.bus.publish = stored_but_lost  # type: ignore[method-assign]
+        with pytest.raises(OutcomeUnknown) as unknown:
+            await peer.appender.write(
+                write_of(peer, "update", retag(1, "won")),
+                ack="quorum",
+                deadline_s=peer.clock.steady_s() + 2,
+                condition=Condition(record=key, version=memories.version_of(record)),
+            )
+        assert not unknown.value.definite
+
+
+async def test_a_peer_that_is_behind_does_not_judge_versions() -> None:
+    """An acknowledged plain update lies in a stripe that this peer has not read yet."""
+    async with running_cell(founded()) as cell:
+        await add(cell[0], 1, ack="all")
+        key = create(1).record
+        behind = cell[2]
+        record = await behind.record(key)
+        assert record is not None
+        real = behind.store.apply
+        is_held = True
+
+        async def held(*arguments: Any) -> Any:
+            if is_held:
+                raise Unavailable("store: slow")
+            return await real(*arguments)
+
+        behind.store.apply = held  # type: ignore[method-assign]
+        plain = write_of(cell[0], "plain", retag(1, "acknowledged"))
+        written = await cell[0].appender.write(
+            plain, ack="quorum", deadline_s=cell[0].clock.steady_s() + 5
+        )
+
+        async def has_heard() -> bool:
+            return any(
+                p.stripe == written.position.stripe and p.sequence >= written.position.sequence
+                for p in behind.members.heard_ends()
+            )
+
+        await eventually(has_heard, "peer-3 has heard of it")
+        stale = write_of(behind, "stale", retag(1, "stale writer"))
+        attempt = behind.appender._conditional.write(
+            stale,
+            Condition(record=key, version=memories.version_of(record)),
+            ack="quorum",
+            deadline_s=behind.clock.steady_s() + 0.3,
+        )
+        with pytest.raises(Unavailable, match="not caught up") as refused:
+            await attempt
+        assert refused.value.definite
+        is_held = False
+
+
+async def test_a_peer_that_lacks_what_others_have_tags_its_answers() -> None:
+    async with running_cell(founded()) as cell:
+        behind = cell[2]
+        real = behind.store.apply
+        gate = asyncio.Event()
+
+        async def slow(*arguments: Any) -> Any:
+            await gate.wait()
+            return await real(*arguments)
+
+        behind.store.apply = slow  # type: ignore[method-assign]
+        await add(cell[0], 1)
+
+        async def is_tagged() -> bool:
+            return "members' positions" in behind.progress.behind()
+
+        await eventually(is_tagged, "peer-3 knows that it lags")
+        gate.set()
+
+        async def is_fresh() -> bool:
+            return not behind.progress.is_behind()
+
+        await eventually(is_fresh, "and that it has caught up")
+
+
+async def test_a_frame_that_comes_from_several_stripes_is_joined_once() -> None:
+    async with running_cell(founded()) as cell:
+        cell.bus.faults[0] = "stored but silent"
+        await add(cell[0], 1, ack="all")
+        cell.bus.faults.clear()
+
+        async def is_read() -> bool:
+            return all(
+                peer.progress.has([Position(0, 0, 1), Position(1, 0, 1)])
+                for peer in cell.peers.values()
+            )
+
+        await eventually(is_read, "both copies are read")
+        for peer in cell.peers.values():
+            assert sum(len(changes) for changes in peer.batches) == 1
+
+
+async def test_the_queue_of_the_applier_is_bounded_in_bytes() -> None:
+    peer = Cell(MemoryBus(), ["peer-1"], asyncio.TaskGroup())[0]
+    big = RawMessage(Position(0, 0, 1), b"x" * limits.FRAME_BYTES_TARGET, "")
+    count = 0
+    while peer.applier.has_room:
+        peer.applier.put([big])
+        count += 1
+    assert count * limits.FRAME_BYTES_TARGET <= limits.TAIL_QUEUE_BYTES_MAX
+
+
+async def test_a_connection_that_is_closed_for_good_is_made_anew() -> None:
+    async with running_cell(founded()) as cell:
+        peer = cell[0]
+        await add(peer, 1)
+        incarnation = peer.appender.incarnation
+        peer.closed_for_good.set()
+
+        async def is_back() -> bool:
+            return peer.connections == 2
+
+        await eventually(is_back, "a second connection")
+        await add(peer, 2, ack="all")
+        assert peer.appender.incarnation == incarnation
