@@ -84,7 +84,12 @@ BROAD_EXCEPTS = {
     ("memsync/nodes/peer.py", "main"): "the top of the process: what ended it is in its log",
 }
 
-ENTRY_POINTS = {"memsync.cli.main", "memsync.local.up", "memsync.local.down"}
+ENTRY_POINTS = {
+    "memsync.cli.main",
+    "memsync.local.up",
+    "memsync.local.down",
+    "memsync.testing.plugin",
+}
 
 
 @dataclass(frozen=True)
