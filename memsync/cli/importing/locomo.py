@@ -6,7 +6,7 @@
 
 A file is a list of such objects, or one of them, or what is under "conversation" alone. Other keys
 are left alone. The format is that of Maharana et al., "Evaluating Very Long-Term Conversational
-Memory of LLM Agents" (2024). How a turn is written down was measured: decisions/0012.
+Memory of LLM Agents" (2024). How a turn is written down was measured: decisions/0014.
 
 A file is understood as a whole before anything is sent. What is wrong with its form raises
 `UsageProblem`.
