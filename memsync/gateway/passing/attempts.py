@@ -3,6 +3,10 @@
 An attempt that is not answered in time is not given up: the next one starts beside it. That is safe
 for writes, since all attempts carry one operation key and the same ids, and it makes a hedge and a
 retry one thing. What still runs when an answer is there is cancelled and waited for.
+
+What one peer says of a write that it did not do is the outcome only if no other attempt may have
+done it: a later attempt may be refused (for its rate, for a key that this peer has not heard of)
+although an earlier one is stored. So a write that is denied waits for the attempts beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from memsync.ports import Answer
 from memsync.wire import codec, context
 
 SEARCH = "search"  # the one component without which a recall has nothing to say
-MOVES_ON = frozenset({errors.Unavailable.code, errors.NoQuorum.code, errors.OutcomeUnknown.code})
+MOVES_ON = frozenset({errors.Unavailable.code, errors.NoQuorum.code})
 
 
 class NotDeliveredError(Exception):
@@ -51,9 +55,10 @@ class Way(Protocol):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """How an attempt ended. `refused`: nothing happened; `unknown`: something may have."""
+    """How an attempt ended. `refused`: nothing happened; `unknown`: something may have; `denied`: a
+    write did not happen by this attempt, and another peer would not do it either."""
 
-    kind: Literal["final", "refused", "unknown"]
+    kind: Literal["final", "refused", "denied", "unknown"]
     answer: Answer | None = None
 
 
@@ -85,21 +90,26 @@ class Observer(Protocol):
 def judge(operation: str, answer: Answer) -> Result:
     """Whether another peer might do better than this answer. A recall that could not search (its
     scope is still being loaded) is kept for the case that no other peer can either."""
-    if operation == table.RECALL and SEARCH in _degraded(answer):
-        return Result("refused", answer)
-    if answer.status < 500 or answer.status == errors.NotBuilt.http_status:
-        return Result("final", answer)
     if operation in table.READS:
-        return Result("refused", answer)
-    if answer.status != errors.Unavailable.http_status:
+        return _judge_read(operation, answer)
+    if answer.status < 400:
         return Result("final", answer)
+    if answer.status < 500 or answer.status == errors.NotBuilt.http_status:
+        return Result("denied", answer)
     try:
         found = codec.from_json(answer.body, errors.ErrorAnswer).error
     except errors.MemsyncError:
         return Result("unknown", answer)  # not one of our peers' answers
-    if found.code not in MOVES_ON:
-        return Result("final", answer)
-    return Result("refused" if found.definite else "unknown", answer)
+    if not found.definite:
+        return Result("unknown", answer)
+    return Result("refused" if found.code in MOVES_ON else "denied", answer)
+
+
+def _judge_read(operation: str, answer: Answer) -> Result:
+    if operation == table.RECALL and SEARCH in _degraded(answer):
+        return Result("refused", answer)
+    is_final = answer.status < 500 or answer.status == errors.NotBuilt.http_status
+    return Result("final" if is_final else "refused", answer)
 
 
 def _degraded(answer: Answer) -> list[str]:
@@ -119,7 +129,8 @@ async def walk(
     """Go through the attempts until one has a final answer, or until `until_s` (the loop's time).
 
     The next one starts when the last one failed, or has been silent for `patience_s`. A peer that
-    refused is not asked again another way.
+    refused or denied is not asked again another way. A denial is the answer once nothing else runs
+    and every attempt is known to have done nothing.
     """
     async with asyncio.TaskGroup() as group:
         running = _Running(group, ask, observer)
@@ -132,14 +143,16 @@ async def walk(
 async def _walk(
     waiting: deque[Attempt], running: _Running, *, patience_s: float, until_s: float
 ) -> Outcome:
-    outcome = Outcome()
-    refused: set[str] = set()
+    outcome, denial = Outcome(), Outcome()
+    answered: set[str] = set()
     now_s = asyncio.get_running_loop().time
     start_at_s = 0.0
     while now_s() < until_s:
+        if denial.answer is not None and outcome.is_definite and not running.tasks:
+            return denial
         if waiting and (not running.tasks or now_s() >= start_at_s):
             attempt = waiting.popleft()
-            if attempt.member not in refused:
+            if attempt.member not in answered:
                 running.start(attempt)
                 start_at_s = now_s() + patience_s
             continue
@@ -148,13 +161,15 @@ async def _walk(
         wake_at_s = min(until_s, start_at_s) if waiting else until_s
         for attempt, result in await running.wait(wake_at_s - now_s()):
             if result.kind == "final":
-                outcome.answer, outcome.member = result.answer, attempt.member
-                return outcome
-            start_at_s = 0.0
-            outcome.is_definite &= result.kind == "refused"
+                return Outcome(result.answer, attempt.member)
             if result.answer is not None:
                 outcome.refusal = result.answer
-                refused.add(attempt.member)
+                answered.add(attempt.member)
+            if result.kind == "denied":
+                denial = Outcome(result.answer, attempt.member)
+                continue
+            start_at_s = 0.0
+            outcome.is_definite &= result.kind == "refused"
     outcome.is_definite &= not running.tasks
     return outcome
 

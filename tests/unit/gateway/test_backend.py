@@ -243,6 +243,64 @@ class TestTheNextPeer:
         assert [asked.way for asked in peers.asked] == ["second"]
 
 
+DENIALS = [
+    refusal(errors.Unauthenticated),
+    refusal(errors.Forbidden),
+    refusal(errors.NotFound),
+    refusal(errors.VersionConflict),
+    refusal(errors.ValidationFailed),
+    refusal(errors.RateLimited),
+    refusal(errors.Internal),
+    refusal(errors.NoStripeLeader),
+]
+
+
+@pytest.mark.parametrize("denial", DENIALS, ids=[code_of(answer) for answer in DENIALS])
+class TestAWriteThatIsDeniedBesideAnother:
+    """What a later attempt says that did nothing is no word about the earlier one."""
+
+    async def test_waits_for_the_earlier_one(
+        self, denial: Answer, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = denial
+        peers.does[FIRST] = after(0.1)
+        assert await gateway.call("memory.update") == GOOD
+        assert [peers.members().count(member) for member in (SECOND, THIRD)] == [1, 1]
+
+    @pytest.mark.parametrize("earlier", [NO_ANSWER, silent, refusal(errors.OutcomeUnknown)])
+    async def test_is_unknown_if_the_earlier_one_is(
+        self, earlier: object, denial: Answer, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = denial
+        peers.does[FIRST] = earlier
+        answer = await gateway.call("memory.update", Memsync_Deadline_Ms="150")
+        assert (code_of(answer), error_of(answer).definite) == ("OUTCOME_UNKNOWN", False)
+        assert [peers.members().count(member) for member in (SECOND, THIRD)] == [1, 1]
+
+    @pytest.mark.parametrize("earlier", [NOT_DELIVERED, refusal(errors.NoQuorum)])
+    async def test_is_the_answer_if_the_earlier_one_did_nothing(
+        self, earlier: object, denial: Answer, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = denial
+        peers.does[FIRST] = earlier
+        assert await gateway.call("memory.update") == denial
+        assert THIRD not in peers.members()
+
+    async def test_is_the_answer_once_the_earlier_one_has_refused(
+        self, denial: Answer, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.default = denial
+        peers.does[FIRST] = after(0.05, refusal(errors.NoQuorum))
+        assert await gateway.call("memory.update") == denial
+
+    async def test_is_settled_by_a_third_that_knows(
+        self, denial: Answer, gateway: Gateway, peers: Peers
+    ) -> None:
+        peers.does = {FIRST: NO_ANSWER, SECOND: denial}
+        assert await gateway.call("memory.update") == GOOD
+        assert peers.members() == ORDER
+
+
 class TestLoading:
     """A peer that is still loading the scope answers a recall empty, tagged `search`."""
 
@@ -284,6 +342,7 @@ class TestNoPeer:
             ([NOT_DELIVERED, NO_ANSWER, NOT_DELIVERED], "OUTCOME_UNKNOWN"),
             ([refusal(errors.OutcomeUnknown), *[refusal(errors.NoQuorum)] * 2], "OUTCOME_UNKNOWN"),
             ([Answer(503, {}, b"<html>"), NOT_DELIVERED, NOT_DELIVERED], "OUTCOME_UNKNOWN"),
+            ([Answer(502, {}, b"<html>"), NOT_DELIVERED, NOT_DELIVERED], "OUTCOME_UNKNOWN"),
         ],
     )
     async def test_a_write_is_definite_only_if_every_attempt_was(
