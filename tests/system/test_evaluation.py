@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
+import pytest
+
 from tests.conditions import wait_until
 from tests.system.conftest import READY_S, TOP, Cluster
 
@@ -62,6 +65,28 @@ def test_what_it_finds_is_exact_and_the_same_twice(cluster: Cluster, tmp_path: P
     assert [again[name] for name in ("categories", "overall", "turns")] == [
         first[name] for name in ("categories", "overall", "turns")
     ]
+
+
+@pytest.mark.parametrize("way", ["http", "nats"])
+def test_an_import_makes_each_conversation_a_user(cluster: Cluster, way: str) -> None:
+    options = ["--nats-url", cluster.nats_url(1)] if way == "nats" else []
+    command = [Path(sys.executable).with_name("memsync"), "import", str(OWN), "--json", *options]
+    for created, skipped in ((11, 0), (0, 11)):
+        ended = subprocess.run(
+            [*command, "--user-prefix", f"{way}-"],
+            env=cluster.environment,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=ENDED_S,
+        )
+        summary = json.loads(ended.stdout)
+        assert (summary["created"], summary["skipped"]) == (created, skipped)
+    listed = httpx.get(cluster.url + "/memory/list", headers=cluster.headers(f"{way}-allotment"))
+    found = sorted(listed.json()["items"], key=lambda memory: memory["occurred_at"])
+    assert [memory["metadata"]["dia_id"] for memory in found] == ["D1:1", "D1:2", "D1:3"]
+    assert {memory["session_id"] for memory in found} == {"allotment/session_1"}
+    assert found[1]["occurred_at"] == "2024-09-21T16:45:00.001+00:00"
 
 
 def test_an_interruption_leaves_no_cluster_behind(tmp_path: Path) -> None:
