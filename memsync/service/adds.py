@@ -21,7 +21,7 @@ from memsync.core.records import Record
 from memsync.core.stamps import wall_ms_of
 from memsync.engine.appender import Written
 from memsync.ids import RecordKey, Scope, ScopeKey
-from memsync.ports import Answer
+from memsync.ports import Answer, StoredOperation
 from memsync.service import access, answers, writes
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft, Intent
@@ -80,12 +80,12 @@ async def add(parts: Parts, call: Call, body: bytes) -> Answer:
     scope = access.scope_of(parts.directory, call, request.end_user_id)
     intent = writes.intent_of(call, scope, request)
 
-    async def execute() -> Answer:
+    async def execute() -> Answer | StoredOperation:
         requests.check([*requests.text_problems(request), *requests.item_problems(request)])
         deduplicate = request.deduplicate is not False
         candidate = _candidate(call, intent, 0, request, scope, is_deduplicated=deduplicate)
         stored = await _store(parts, call, intent, [candidate])
-        return _added(call, stored)
+        return _added(call, stored) if isinstance(stored, Stored) else stored
 
     async def replay(outcome: list[ItemOutcome]) -> Answer:
         return await _added_before(parts, call, outcome[0])
@@ -129,13 +129,14 @@ async def bulk_add(parts: Parts, call: Call, body: bytes) -> Answer:
     scope = access.owner_scope(parts.directory, call, default or "")
     intent = writes.intent_of(call, scope, request)
 
-    async def execute() -> Answer:
+    async def execute() -> Answer | StoredOperation:
         requests.check(requests.bulk_problems(request))
         candidates = [
             _bulk_candidate(call, intent, place, request, scopes[place])
             for place in range(len(request.items))
         ]
-        return _bulk_answer((await _store(parts, call, intent, candidates)).outcome)
+        stored = await _store(parts, call, intent, candidates)
+        return _bulk_answer(stored.outcome) if isinstance(stored, Stored) else stored
 
     async def replay(outcome: list[ItemOutcome]) -> Answer:
         return _bulk_answer(outcome)
@@ -192,16 +193,19 @@ def _candidate(
     )
 
 
-async def _store(parts: Parts, call: Call, intent: Intent, candidates: list[Candidate]) -> Stored:
-    """Store what is new, as a whole or not at all, and say what became of each item."""
+async def _store(
+    parts: Parts, call: Call, intent: Intent, candidates: list[Candidate]
+) -> Stored | StoredOperation:
+    """Store what is new, as a whole or not at all, and say what became of each item; or what is
+    kept of another attempt of this request, where nothing is new any more."""
     existing = await _existing(parts, call, candidates)
     duplicates = await _duplicates(parts, call, candidates)
     verdicts = judge(call, intent, candidates, existing, duplicates)
     fresh = [c for c, v in zip(candidates, verdicts, strict=True) if _is_fresh(v)]
     if not fresh:
         outcome = _outcome(verdicts, {})
-        await writes.keep_outcome(parts, call, intent, outcome)
-        return Stored(outcome, candidates, verdicts, None)
+        earlier = await writes.keep_outcome(parts, call, intent, outcome)
+        return earlier or Stored(outcome, candidates, verdicts, None)
     vectors = await parts.recall.embed_for_write([c.item.body for c in fresh])
     contents = [_content(c.item, vector) for c, vector in zip(fresh, vectors, strict=True)]
     _check_size(contents)
@@ -259,7 +263,7 @@ def judge(
             verdict = Verdict(status=SKIPPED, reason=NO_CONTENT)
         if verdict is None and candidate.is_deduplicated:
             if (record := duplicates.get(text)) is not None:
-                verdict = Verdict(status=SKIPPED, reason=DUPLICATE, record=record)
+                verdict = _judge_duplicate(call, intent, candidate, record)
             elif (first := texts.get(text)) is not None:
                 verdict = Verdict(status=SKIPPED, reason=DUPLICATE, first=first)
         verdict = verdict or Verdict(status=CREATED)
@@ -288,6 +292,14 @@ def _judge_existing(call: Call, intent: Intent, candidate: Candidate, record: Re
         if origin.place == candidate.place:
             return Verdict(status=CREATED, record=record)  # this request's own earlier attempt
     return Verdict(status=SKIPPED, reason=ALREADY_INGESTED, record=record)
+
+
+def _judge_duplicate(call: Call, intent: Intent, candidate: Candidate, record: Record) -> Verdict:
+    """A memory with the same text; the candidate's own record, which another attempt stored since
+    `_existing` looked, is no duplicate of it."""
+    if record.key == candidate.record:
+        return _judge_existing(call, intent, candidate, record)
+    return Verdict(status=SKIPPED, reason=DUPLICATE, record=record)
 
 
 def _is_fresh(verdict: Verdict) -> bool:

@@ -10,7 +10,7 @@ from memsync.core.records import Record, stamps_of
 from memsync.engine.appender import Condition
 from memsync.errors import NotFound
 from memsync.ids import Scope
-from memsync.ports import Answer
+from memsync.ports import Answer, StoredOperation
 from memsync.service import access, answers, reads, writes
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft, Intent
@@ -28,9 +28,12 @@ async def update(parts: Parts, call: Call, body: bytes) -> Answer:
     scope = access.scope_of(parts.directory, call, request.end_user_id)
     intent = writes.intent_of(call, scope, request)
 
-    async def execute() -> Answer:
+    async def execute() -> Answer | StoredOperation:
         requests.check(requests.update_problems(request))
         record = await reads.visible_memory(parts, call, scope, request.memory_id)
+        # After the reading: else what others changed since the first attempt would be undone.
+        if (stored := await writes.met(parts, call, intent)) is not None:
+            return stored
         return _shown(call, await _write_update(parts, call, intent, request, record), request)
 
     async def replay(_: list[ItemOutcome]) -> Answer:
@@ -87,14 +90,17 @@ async def forget(parts: Parts, call: Call, body: bytes) -> Answer:
         return answers.answer(list(await _meant(parts, call, scope, request)))
     intent = writes.intent_of(call, scope, request)
 
-    async def execute() -> Answer:
+    async def execute() -> Answer | StoredOperation:
         requests.check(requests.forget_problems(request))
         meant = await _meant(parts, call, scope, request)
+        # After the reading: what another attempt has forgotten is not among these, but meant too.
+        if (stored := await writes.met(parts, call, intent)) is not None:
+            return stored
         outcome = [ItemOutcome(FORGOTTEN, list(meant))]
         if meant:
             await _write_forget(parts, call, intent, request, meant)
-        else:
-            await writes.keep_outcome(parts, call, intent, outcome)
+        elif (stored := await writes.keep_outcome(parts, call, intent, outcome)) is not None:
+            return stored
         return answers.answer(outcome[0].ids)
 
     async def replay(outcome: list[ItemOutcome]) -> Answer:

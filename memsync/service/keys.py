@@ -19,7 +19,7 @@ from memsync.core.records import Record, stamps_of, value_of
 from memsync.core.stamps import wall_ms_of
 from memsync.engine.directory import Directory
 from memsync.ids import Scope
-from memsync.ports import Answer
+from memsync.ports import Answer, StoredOperation
 from memsync.service import access, answers, reads, writes
 from memsync.service.founding import key_record, organisation_record
 from memsync.service.key_uses import LAST_USED, USES
@@ -196,13 +196,14 @@ async def revoke(parts: Parts, call: Call, body: bytes) -> Answer:
     intent = writes.intent_of(call, _keys_scope(call), request)
     organisation = call.caller.organisation
 
-    async def execute() -> Answer:
+    async def execute() -> Answer | StoredOperation:
         record = _key_record(parts.directory, call, organisation, request.key_id)
+        outcome = [ItemOutcome(REVOKED, [request.key_id])]
         if value_of(record, "revoked", False):
-            await writes.keep_outcome(parts, call, intent, [ItemOutcome(REVOKED, [request.key_id])])
-            return answers.answer(_info(parts.directory, record, call.now_ms))
+            earlier = await writes.keep_outcome(parts, call, intent, outcome)
+            return earlier or answers.answer(_info(parts.directory, record, call.now_ms))
         draft = Draft(
-            outcome=[ItemOutcome(REVOKED, [request.key_id])],
+            outcome=outcome,
             operations=[
                 Update(record.key, record.scope, record.kind, {"revoked": codec.pack(True)})
             ],

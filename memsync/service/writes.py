@@ -2,6 +2,10 @@
 
 A write is looked up by its operation key before anything else is looked at. Only when nothing is
 kept of it is it carried out, stamped and handed over, with no await between the last two.
+
+Another attempt of it, at another peer, may be applied here between that look-up and what is read
+afterwards. Whoever then meets what this very request has done (its own memory as a duplicate,
+nothing left to forget) looks again (`met`), and the request is answered as the repeat that it is.
 """
 
 from __future__ import annotations
@@ -48,16 +52,19 @@ async def once(
     intent: Intent,
     *,
     replay: Callable[[list[ItemOutcome]], Awaitable[Answer]],
-    execute: Callable[[], Awaitable[Answer]],
+    execute: Callable[[], Awaitable[Answer | StoredOperation]],
 ) -> Answer:
-    """The answer of `execute`, or for a repeat the first answer, rebuilt by `replay`."""
+    """The answer of `execute`, or for a repeat the first answer, rebuilt by `replay`.
+
+    `execute` answers what is kept of another attempt of this request where it met one.
+    """
 
     async def looked_up() -> Answer:
-        stored = await _kept(parts, call, intent)
-        if stored is None:
-            return await execute()
-        await settle(parts, call)
-        return _replayed(parts, call, await replay(stored.outcome))
+        found = await met(parts, call, intent) or await _executed(parts, call, intent, execute)
+        if isinstance(found, Answer):
+            return found
+        await _settle_repeat(parts, call)
+        return _replayed(parts, call, await replay(found.outcome))
 
     identity = Identity(ids.scope_key(intent.scope), call.context.operation_key)
     answer, is_shared = await parts.sharing.once(
@@ -70,8 +77,38 @@ async def once(
     return _replayed(parts, call, answer) if is_shared else answer
 
 
-async def _kept(parts: Parts, call: Call, intent: Intent) -> StoredOperation | None:
-    """What is kept of the write with this key; raises `KeyReused` if it asked other things."""
+async def _executed(
+    parts: Parts,
+    call: Call,
+    intent: Intent,
+    execute: Callable[[], Awaitable[Answer | StoredOperation]],
+) -> Answer | StoredOperation:
+    """What `execute` answers. If it did nothing for certain, another attempt may have done it."""
+    try:
+        return await execute()
+    except errors.MemsyncError as error:
+        if error.definite and (stored := await met(parts, call, intent)) is not None:
+            return stored
+        raise
+
+
+async def _settle_repeat(parts: Parts, call: Call) -> None:
+    """`settle` for a write that is applied here: whatever stands in the way, it is not undone."""
+    try:
+        await settle(parts, call)
+    except errors.Unavailable as error:
+        if not error.definite:
+            raise
+        raise errors.OutcomeUnknown(
+            "the write is applied here, but it cannot be said now whether enough members have it; "
+            "repeat it with the same key",
+            retry_after_s=error.retry_after_s,
+        ) from error
+
+
+async def met(parts: Parts, call: Call, intent: Intent) -> StoredOperation | None:
+    """What is kept of an attempt of this request that was applied here; raises `KeyReused` if the
+    key was used to ask other things."""
     scope = ids.scope_key(intent.scope)
     stored = await parts.store.operation(scope, call.context.operation_key)
     if stored is None or wall_ms_of(stored.stamp) + stored.kept_s * 1000 < call.now_ms:
@@ -131,15 +168,19 @@ async def publish(parts: Parts, call: Call, intent: Intent, draft: Draft) -> Wri
 
 async def keep_outcome(
     parts: Parts, call: Call, intent: Intent, outcome: list[ItemOutcome]
-) -> None:
+) -> StoredOperation | None:
     """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's.
 
-    What made it store nothing may itself be under way still: it is waited for.
+    What made it store nothing may itself be under way still: it is waited for. If that was another
+    attempt of this request, then what is kept of it is answered, and counts.
     """
     await settle(parts, call)
+    if (stored := await met(parts, call, intent)) is not None:
+        return stored
     if call.context.key_is_callers:
         stamp = parts.appender.stamp()
         await publish(parts, call, intent, Draft(outcome=outcome, operations=[], stamp=stamp))
+    return None
 
 
 async def settle(parts: Parts, call: Call) -> None:

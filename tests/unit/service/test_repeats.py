@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from memsync import limits
-from memsync.errors import NoQuorum, OutcomeUnknown
+from memsync.errors import MemsyncError, NoQuorum, OutcomeUnknown, Unavailable
 from tests.unit.service.world import Reply, World
 
 KEY = {"Idempotency_Key": "k-1"}
@@ -217,3 +218,148 @@ async def test_an_old_key_may_be_used_again(world: World) -> None:
     await world.call("memory.forget", {"memory_ids": [5]}, **KEY)
     world.clock.advance(limits.OPERATION_KEY_CALLERS_S + 1)
     assert (await world.call("memory.forget", {"memory_ids": [6]}, **KEY)).json == []
+
+
+@pytest.mark.parametrize("fault", [NoQuorum("no majority"), Unavailable("busy")])
+@pytest.mark.parametrize("operation", WRITES)
+async def test_a_repeat_of_what_is_applied_is_never_told_that_it_did_not_happen(
+    world: World, operation: str, fault: MemsyncError
+) -> None:
+    body, _ = await prepared(world, operation)
+    first = await world.call(operation, body, **KEY)
+    world.appender.fault = fault
+    reply = await world.call(operation, body, **KEY)
+    assert (reply.code, reply.json["error"]["definite"]) == ("OUTCOME_UNKNOWN", False)
+    assert "nothing was written" not in reply.message
+    world.appender.fault = None
+    assert (await world.call(operation, body, **KEY)).status == first.status
+
+
+# Two attempts at two peers; the first is applied at the second one's while that one is at work
+
+
+def happens_before(
+    monkeypatch: pytest.MonkeyPatch,
+    world: World,
+    reading: str,
+    happens: Callable[[], Awaitable[object]],
+) -> None:
+    """Let something happen just before this peer's store is read in this way for the first time."""
+    real, pending = getattr(world.store, reading), [happens]
+
+    async def read(*args: Any, **named: Any) -> Any:
+        if pending:
+            await pending.pop()()
+        return await real(*args, **named)
+
+    monkeypatch.setattr(world.store, reading, read)
+
+
+BY_SOURCE = {"filters": {"source": "old"}}
+HEDGED = [
+    ("memory.add", {"text": "one"}, "duplicate"),
+    ("memory.add", {"text": "one", "client_ref": "r"}, "duplicate"),
+    ("memory.bulk_add", {"items": [{"text": "one"}, {"text": "two"}]}, "duplicate"),
+    (
+        "memory.bulk_add",
+        {"items": [{"text": "one"}, {"text": "two", "deduplicate": False}]},
+        "duplicate",
+    ),
+    ("memory.forget", {"memory_ids": [1]}, "records_by_id"),
+    ("memory.forget", BY_SOURCE, "matching"),
+]
+FIXED = {"Memsync_Ids": "700-749"}
+KEYS = [{"Memsync_Operation_Key": "~k", **FIXED}, {**KEY, **FIXED}]
+
+
+@pytest.mark.parametrize("keys", KEYS, ids=["a gateway's key", "a caller's key"])
+@pytest.mark.parametrize(("operation", "body", "reading"), HEDGED)
+async def test_a_second_attempt_does_not_meet_the_first_as_a_stranger(
+    world: World,
+    monkeypatch: pytest.MonkeyPatch,
+    operation: str,
+    body: dict[str, Any],
+    reading: str,
+    keys: dict[str, str],
+) -> None:
+    there = (await world.add("to forget", source="old", Memsync_Ids="1-1")).json["id"]
+    assert there == 1
+    twin = await world.twin()
+    await twin.hear(world)
+    first: list[Reply] = []
+
+    async def first_attempt() -> None:
+        first.append(await twin.call(operation, body, **keys))
+        await world.hear(twin)
+
+    happens_before(monkeypatch, world, reading, first_attempt)
+    second = await world.call(operation, body, **keys)
+    assert (second.status, second.json) == (first[0].status, first[0].json)
+    assert "duplicate" not in str(second.json)
+    assert second.json != []
+
+
+async def test_a_second_attempt_to_forget_tells_what_the_first_one_forgot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Something else that is meant was added since."""
+    one = (await world.add("one", source="old")).json["id"]
+    twin = await world.twin()
+    await twin.hear(world)
+
+    async def first_attempt() -> None:
+        assert (await twin.call("memory.forget", BY_SOURCE, **KEY)).json == [one]
+        await twin.add("later", source="old")
+        await world.hear(twin)
+
+    happens_before(monkeypatch, world, "matching", first_attempt)
+    assert (await world.call("memory.forget", BY_SOURCE, **KEY)).json == [one]
+    assert await world.texts() == ["later"]
+
+
+async def test_a_second_attempt_to_update_undoes_nobodys_change(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body = {"memory_id": (await world.add("one")).json["id"], "tags": ["first"]}
+    twin = await world.twin()
+    await twin.hear(world)
+
+    async def first_attempt() -> None:
+        assert (await twin.call("memory.update", body, **KEY)).json["tags"] == ["first"]
+        await twin.call("memory.update", {**body, "tags": ["other's"]})
+        await world.hear(twin)
+
+    happens_before(monkeypatch, world, "records_by_id", first_attempt)
+    assert (await world.call("memory.update", body, **KEY)).json["tags"] == ["other's"]
+
+
+async def test_a_second_attempt_that_loses_against_the_first_answers_like_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one's update changed the version that both ask for."""
+    made = (await world.add("one")).json
+    body = {"memory_id": made["id"], "tags": ["new"], "if_version": made["version"]}
+    twin = await world.twin()
+    await twin.hear(world)
+
+    async def first_attempt() -> None:
+        await twin.call("memory.update", body, **KEY)
+        await world.hear(twin)
+
+    happens_before(monkeypatch, world, "record", first_attempt)
+    reply = await world.call("memory.update", body, **KEY)
+    assert (reply.status, reply.json["tags"]) == (200, ["new"])
+
+
+async def test_a_second_attempt_that_cannot_settle_the_first_says_that_it_is_unknown(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    twin = await world.twin()
+
+    async def first_attempt() -> None:
+        await twin.add("one", **KEY)
+        await world.hear(twin)
+
+    happens_before(monkeypatch, world, "duplicate", first_attempt)
+    world.appender.fault = NoQuorum("no majority")
+    assert (await world.add("one", **KEY)).code == "OUTCOME_UNKNOWN"
