@@ -160,8 +160,7 @@ class Caller:
         if operation in READS:
             headers |= self._reading(options)
         else:
-            key = options.get("idempotency_key")
-            headers[context.IDEMPOTENCY_KEY] = new_idempotency_key() if key is None else key
+            headers[context.IDEMPOTENCY_KEY] = _key(options.get("idempotency_key"))
             if ack := options.get("ack") or self._settings.ack:
                 headers[context.ACK] = ack
         context.read_context(headers)
@@ -197,6 +196,14 @@ class _OpenWay(Way, Protocol):
 def new_idempotency_key() -> str:
     """A key for a write whose caller gave none, so that it can be repeated."""
     return "client-" + secrets.token_hex(12)
+
+
+def _key(given: str | None) -> str:
+    if given is None:
+        return new_idempotency_key()
+    if given != given.strip():
+        raise codec.invalid("idempotency_key", "begins or ends with a space")
+    return given
 
 
 def _check(settings: Settings) -> None:

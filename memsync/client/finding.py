@@ -23,7 +23,7 @@ NATS_URL_VARIABLE = "MEMSYNC_NATS_URL"
 KEY_VARIABLE = "MEMSYNC_API_KEY"
 HTTP_SCHEMES = ("http", "https")
 NATS_SCHEMES = ("nats", "tls")
-START = "start one with scripts/up"
+START = "start one with memsync dev, or scripts/up in a checkout"
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,6 +113,11 @@ def home_url(home: Home, environment: Mapping[str, str]) -> str:
     if only_peer.exists():
         return f"http://{HOST}:{config.load(only_peer, config.PeerSettings).http_port}"
     return f"http://{HOST}:{HTTP_PORT + offset_from(environment)}"
+
+
+def starter(home: Home) -> str:
+    """The command that starts the cluster of this home again."""
+    return "scripts/up" if home.config("gateway-1.toml").exists() else "memsync dev"
 
 
 def checked_url(text: str | None) -> str:

@@ -9,7 +9,8 @@ import msgspec
 
 from memsync import errors
 from memsync.client.answers import Reply
-from memsync.client.calling import Caller, Options
+from memsync.client.calling import Caller, Options, Settings
+from memsync.client.finding import Target
 from memsync.client.options import (
     OPTIONS,
     AddOptions,
@@ -37,8 +38,8 @@ class Client(Caller):
     certain that nothing did, `retryable` whether the same call may succeed later.
     """
 
-    def __init__(self, *given: Any) -> None:
-        super().__init__(*given)
+    def __init__(self, target: Target, settings: Settings) -> None:
+        super().__init__(target, settings)
         self.keys = Keys(self)
 
     async def __aenter__(self) -> Client:

@@ -13,7 +13,7 @@ import httpx
 from memsync import homes
 from memsync.client.answers import Reply
 from memsync.client.asking import NoAnswerError, NotDeliveredError, Request
-from memsync.client.finding import Target
+from memsync.client.finding import Target, starter
 from memsync.wire import codec
 
 CONNECT_TIMEOUT_S = 3.0
@@ -90,4 +90,4 @@ class HttpWay:
                 f"the cluster in {self._home.path} does not answer at {self._url}: it is starting "
                 f"or its gateways are down; see {self._home.logs}"
             )
-        return f"the cluster in {self._home.path} does not run: start it with scripts/up"
+        return f"the cluster in {self._home.path} does not run: start it with {starter(self._home)}"

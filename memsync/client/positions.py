@@ -31,8 +31,8 @@ class Positions:
                 del self._highest[stripe, generation]
 
     def __str__(self) -> str:
-        """The opaque string of the API; "" before anything is known."""
-        known = sorted(Position(k, g, sequence) for (k, g), sequence in self._highest.items())
+        """The opaque string of the API; "" before anything is known. From any thread."""
+        known = sorted(Position(k, g, sequence) for (k, g), sequence in [*self._highest.items()])
         return context.format_positions(known)
 
 

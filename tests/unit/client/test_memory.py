@@ -92,6 +92,7 @@ async def test_nothing_is_sent_that_cannot_be_right(url: str, backend: ClusterBa
             (memory.add("x", tags=["t" * 65]), "tags"),
             (memory.add("x", metadata={"a": object()}), "body"),
             (memory.add("x", idempotency_key="~x"), "Idempotency-Key"),
+            (memory.add("x", idempotency_key=" x"), "idempotency_key"),
             (memory.add("x", ack="most"), "Memsync-Ack"),  # type: ignore[arg-type]
             (memory.add("x", timeout_s=0), "timeout_s"),
             (memory.add("x", end_user="a\nb"), "end_user"),
