@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import msgspec
@@ -242,6 +242,21 @@ async def test_a_frozen_process_costs_some_moments(own_cluster: Cluster, way: st
             print(f"{way}, {name} frozen: slowest add and recall {slowest_s:.2f} s")
             assert slowest_s < 5.0
         assert (await memory.list()).total == (21 if way == "nats" else 31)
+
+
+async def test_a_bus_that_is_gone_and_comes_back(own_cluster: Cluster, way: str) -> None:
+    """What is refused or unknown meanwhile is settled by a repeat with its key."""
+    async with connect(own_cluster, way, end_user="client-no-bus") as memory:
+        await memory.add("before")
+        with ExitStack() as servers:
+            for number in (1, 2, 3):
+                servers.enter_context(frozen(own_cluster.pid(f"nats-{number}")))
+            with pytest.raises(errors.Unavailable) as caught:
+                await memory.add("meanwhile", idempotency_key="mine", timeout_s=4.0)
+            print(f"{way}, no bus: {caught.value.code} {caught.value}")
+        made = await memory.add("meanwhile", idempotency_key="mine", timeout_s=25.0)
+        assert isinstance(made, Memory)
+        assert (await memory.list(timeout_s=20.0)).total == 2
 
 
 def test_a_script_is_told_when_its_cluster_is_gone(cluster: Cluster) -> None:
