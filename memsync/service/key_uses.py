@@ -8,8 +8,6 @@ loses is what was not published yet, at most `PUBLISH_EVERY_S` of use.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from itertools import islice
 
 import msgspec
 
@@ -45,6 +43,7 @@ class KeyUses:
         self._clock = clock
         self._uses: dict[RecordKey, _Use] = {}
         self._changed: dict[RecordKey, None] = {}
+        self._publishing = asyncio.Lock()
 
     def note(self, record: Record, now_ms: int) -> None:
         """One request with this key."""
@@ -63,32 +62,31 @@ class KeyUses:
             await self.publish()
 
     async def publish(self) -> None:
-        """Publish what changed since the last time; what cannot be published waits for the next."""
-        try:
-            for keys in self._batches():
-                await self._write(keys)
-        except MemsyncError as error:
-            metrics.KEY_USES_UNPUBLISHED.inc()
-            logger().warning("key_uses.not_published", **describe(error))
+        """Publish what changed since the last time; what cannot be published waits for the next.
 
-    def _batches(self) -> Iterator[list[RecordKey]]:
-        while batch := list(islice(self._changed, limits.FRAME_OPERATIONS_MAX)):
-            yield batch
+        One at a time: at a shutdown the one that is under way is waited for. What is used while it
+        goes on is the next one's, so it ends however many requests there are.
+        """
+        async with self._publishing:
+            due, self._changed = list(self._changed), {}
+            try:
+                while due:
+                    await self._write(due[: limits.FRAME_OPERATIONS_MAX])
+                    del due[: limits.FRAME_OPERATIONS_MAX]
+            except MemsyncError as error:
+                metrics.KEY_USES_UNPUBLISHED.inc()
+                logger().warning("key_uses.not_published", **describe(error))
+            finally:
+                self._changed |= dict.fromkeys(due)
 
     async def _write(self, keys: list[RecordKey]) -> None:
-        counts = [(key, self._uses[key], self._uses[key].count) for key in keys]
         await self._appender.write(
-            self._as_write(counts),
+            self._as_write([(key, self._uses[key]) for key in keys]),
             ack="log",
             deadline_s=self._clock.steady_s() + limits.DEADLINE_S_DEFAULT,
         )
-        for key, use, published in counts:
-            if use.count == published:
-                del self._changed[key]
-            else:
-                self._changed[key] = self._changed.pop(key)  # used meanwhile: comes last
 
-    def _as_write(self, counts: list[tuple[RecordKey, _Use, int]]) -> Write:
+    def _as_write(self, uses: list[tuple[RecordKey, _Use]]) -> Write:
         incarnation = str(self._store.incarnation)
         return Write(
             key=ids.new_operation_key(),
@@ -104,9 +102,9 @@ class KeyUses:
                     key,
                     use.scope,
                     "api_key",
-                    {USES: {incarnation: count}},
+                    {USES: {incarnation: use.count}},
                     {LAST_USED: use.last_ms},
                 )
-                for key, use, count in counts
+                for key, use in uses
             ],
         )

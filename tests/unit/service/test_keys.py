@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -279,5 +280,43 @@ async def test_uses_that_cannot_be_published_are_kept(world: World) -> None:
     world.appender.fault = NoQuorum("no majority")
     await world.service.publish_key_uses()
     world.appender.fault = None
+    await world.service.publish_key_uses()
+    assert (await world.call("keys.list")).json["items"][0]["usage_count"] == 1
+
+
+async def test_two_publish_one_after_the_other(world: World) -> None:
+    """A shutdown publishes while the loop does."""
+    await world.call("memory.list")
+    world.appender.gate.clear()
+    first = asyncio.create_task(world.service.publish_key_uses())
+    await world.appender.arrival()
+    await world.call("memory.list")
+    second = asyncio.create_task(world.service.publish_key_uses())
+    world.appender.gate.set()
+    await asyncio.gather(first, second)
+    assert len(world.appender.writes) == 2
+    assert (await world.call("keys.list")).json["items"][0]["usage_count"] == 2
+
+
+async def test_publishing_ends_under_load(world: World) -> None:
+    """What is used while its count is written is the next publication's."""
+    await world.call("memory.list")
+    world.appender.gate.clear()
+    publishing = asyncio.create_task(world.service.publish_key_uses())
+    await world.appender.arrival()
+    await world.call("memory.list")
+    world.appender.gate.set()
+    await publishing
+    assert len(world.appender.writes) == 1
+
+
+async def test_uses_whose_publishing_is_cancelled_are_kept(world: World) -> None:
+    await world.call("memory.list")
+    world.appender.gate.clear()
+    publishing = asyncio.create_task(world.service.publish_key_uses())
+    await world.appender.arrival()
+    publishing.cancel()
+    await asyncio.wait([publishing])
+    world.appender.gate.set()
     await world.service.publish_key_uses()
     assert (await world.call("keys.list")).json["items"][0]["usage_count"] == 1
