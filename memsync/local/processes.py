@@ -128,20 +128,23 @@ class Cluster(honcho.manager.Manager):  # type: ignore[misc]  # honcho is not ty
 
     def _end_in_order(self) -> None:
         names = list(self._processes)
-        others = [name for name in names if not name.startswith(BUS)]
-        self._send_terminate(others)
+        self._end([name for name in names if not name.startswith(BUS)])
+        self._end([name for name in names if name.startswith(BUS)])
+
+    def _end(self, names: list[str]) -> None:
+        """Ask each process to end, also one whose pid is not known yet: a signal may come while
+        they are being started. Returns when all have ended, or after `BUS_WAIT_S`."""
+        asked: set[int] = set()
         give_up_at = time.monotonic() + BUS_WAIT_S
-        while any(self._is_up(name) for name in others) and time.monotonic() < give_up_at:
+        while (left := [n for n in names if self._code(n) is None]) and (
+            time.monotonic() < give_up_at
+        ):
+            for name in left:
+                pid = self._processes[name].get("pid")
+                if pid is not None and pid not in asked:
+                    self._procmgr.terminate(pid)
+                    asked.add(pid)
             time.sleep(POLL_S)
-        self._send_terminate([name for name in names if name.startswith(BUS)])
-
-    def _send_terminate(self, names: list[str]) -> None:
-        for name in names:
-            if self._is_up(name):
-                self._procmgr.terminate(self._processes[name]["pid"])
-
-    def _is_up(self, name: str) -> bool:
-        return self._code(name) is None and self._processes[name].get("pid") is not None
 
     def _code(self, name: str) -> int | None:
         code: int | None = self._processes[name].get("returncode")

@@ -151,3 +151,19 @@ def test_a_wrong_configuration_ends_the_start(place: Place) -> None:
     answer = place.run("up")
     assert answer.returncode == 2
     assert "gateway-1.toml: name: " in answer.stderr
+
+
+def test_a_signal_while_the_processes_are_being_started_ends_them_all(place: Place) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        starting = subprocess.Popen(
+            [sys.executable, "-m", "memsync.local.up"],
+            cwd=TOP,
+            env=place.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(lambda: place.pids(), "the first process lives", READY_WITHIN_S)
+        starting.send_signal(number)
+        assert starting.wait(ENDED_WITHIN_S) == 0
+        assert place.pids() == {}
