@@ -273,8 +273,13 @@ class Hit(msgspec.Struct, frozen=True, kw_only=True):
     scoring: dict[str, float]
 
 
+class ScopeNotLoadedError(Exception):
+    """The scope is not in the hot index, or no longer: which says nothing of what it holds."""
+
+
 class HotIndex(Protocol):
-    """The loaded scopes, searched in memory. Derived state: may be thrown away at any time."""
+    """The loaded scopes, searched in memory. Derived state: may be thrown away at any time, also
+    between a look whether a scope is loaded and the search in it, by a load in another thread."""
 
     def is_loaded(self, scope: ScopeKey) -> bool:
         """Whether the scope can be searched at once."""
@@ -298,7 +303,8 @@ class HotIndex(Protocol):
         ...
 
     def search(self, scope: ScopeKey, question: Question) -> list[Hit]:
-        """The best k visible memories of a loaded scope, best first."""
+        """The best k visible memories of a loaded scope, best first. Raises
+        `ScopeNotLoadedError`."""
         ...
 
 
@@ -315,6 +321,7 @@ __all__ = [
     "Question",
     "RawMessage",
     "Scope",
+    "ScopeNotLoadedError",
     "Servers",
     "Store",
     "StoredOperation",

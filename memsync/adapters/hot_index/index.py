@@ -17,7 +17,7 @@ from memsync.adapters.hot_index import search
 from memsync.adapters.hot_index.scope import LoadedScope
 from memsync.core.records import Record
 from memsync.ids import Scope, ScopeKey, scope_key
-from memsync.ports import Change, Hit, Question
+from memsync.ports import Change, Hit, Question, ScopeNotLoadedError
 
 
 class FaissHotIndex:
@@ -100,11 +100,12 @@ class FaissHotIndex:
             self._forget(scope)
 
     def search(self, scope: ScopeKey, question: Question) -> list[Hit]:
-        """The best k visible memories of a loaded scope, best first; nothing of one that is not."""
+        """The best k visible memories of a loaded scope, best first. Raises
+        `ScopeNotLoadedError`."""
         with self._lock:
             loaded = self._loaded.get(scope)
             if loaded is None:
-                return []
+                raise ScopeNotLoadedError(scope.hex())
             self._loaded.move_to_end(scope)
             return search.search(loaded, question)
 

@@ -31,8 +31,8 @@ from memsync.engine.recall import answer as answers
 from memsync.engine.recall import metrics
 from memsync.engine.recall.embedding import Embedding
 from memsync.engine.recall.loading import Loader
-from memsync.ids import RecordKey, Scope
-from memsync.ports import Embedder, Hit, HotIndex, Question, Store
+from memsync.ids import RecordKey, Scope, ScopeKey
+from memsync.ports import Embedder, Hit, HotIndex, Question, ScopeNotLoadedError, Store
 from memsync.telemetry import logger
 from memsync.wire.operations import Vector
 from memsync.wire.replies import Freshness, QueryAnswer
@@ -40,6 +40,7 @@ from memsync.wire.requests import QueryRequest, clamp
 
 EMBED_SHARE = 0.4  # of the time that is left when a recall begins
 LOAD_SHARE = 0.8  # of the time that is left after that; the rest reads and writes the answer
+SEARCHES_MAX = 3  # a scope that is evicted so often before it is searched does not fit with others
 READ_S_MIN = 0.02  # hits in hand are worth being a little late for
 # The order in which an answer names what it lacked.
 COMPONENTS = ("embedding", "search", "expansion", "reasoning", "ranking", "calibration",
@@ -143,12 +144,9 @@ class Recall:
         key = ids.scope_key(scope)
         now_s = self._clock.steady_s()
         try:
-            with self._stage("load"):
-                load_until_s = now_s + (deadline_s - now_s) * LOAD_SHARE
-                is_loaded = await self._loader.ensure(key, deadline_s=load_until_s)
-            if is_loaded:
-                with self._stage("search"):
-                    hits = self._index.search(key, question)
+            load_until_s = now_s + (deadline_s - now_s) * LOAD_SHARE
+            hits = await self._hits(key, question, load_until_s)
+            if hits is not None:
                 left_s = max(deadline_s - self._clock.steady_s(), READ_S_MIN)
                 async with asyncio.timeout(left_s):
                     return _Found(hits, await self._store.records([hit.key for hit in hits]))
@@ -156,6 +154,22 @@ class Recall:
             logger().warning("recall.search_failed", error=type(error).__name__)
         lacking.add("search")
         return _Found([], {})
+
+    async def _hits(
+        self, key: ScopeKey, question: Question, load_until_s: float
+    ) -> list[Hit] | None:
+        """The hits in the scope; None where it cannot be loaded in time, or does not stay."""
+        for _ in range(SEARCHES_MAX):
+            with self._stage("load"):
+                is_loaded = await self._loader.ensure(key, deadline_s=load_until_s)
+            if not is_loaded:
+                return None
+            try:
+                with self._stage("search"):
+                    return self._index.search(key, question)
+            except ScopeNotLoadedError:
+                continue  # another scope's load, in its thread, has just taken its place
+        return None
 
     def _reply(
         self, scope: Scope, request: QueryRequest, found: _Found, lacking: set[str]

@@ -17,9 +17,10 @@ from memsync.adapters.hot_index import FaissHotIndex
 from memsync.core.records import Record
 from memsync.engine.recall import Recall
 from memsync.engine.recall.embedding import Embedding
+from memsync.engine.recall.pipeline import SEARCHES_MAX
 from memsync.errors import Unavailable
 from memsync.ids import RecordKey, ScopeKey, scope_key
-from memsync.ports import Embedder, Store
+from memsync.ports import Embedder, Hit, Question, Store
 from memsync.wire import codec
 from memsync.wire.operations import Purge, Update
 from memsync.wire.replies import QueryAnswer
@@ -293,6 +294,31 @@ async def test_a_load_that_takes_longer_goes_on_behind_an_empty_answer() -> None
         await eventually(is_loaded, "the load that nobody waits for ends")
         assert texts(await b.ask("car")) == ["The car is blue"]
         assert b.store.loads == 1
+
+
+@pytest.mark.parametrize("evictions", [1, 2, 3, 100])
+async def test_a_scope_that_goes_before_it_is_searched_is_loaded_again(
+    evictions: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The load of another scope, in its thread, evicts it. Empty and untagged would be a lie."""
+    async with bench(LetterModel()) as b:
+        await b.write(create("car", "The car is blue"))
+        await b.ask("car")
+        search, left = b.index.search, [None] * evictions
+
+        def evicted(scope: ScopeKey, question: Question) -> list[Hit]:
+            if left:
+                left.pop()
+                b.index.drop(scope)
+            return search(scope, question)
+
+        monkeypatch.setattr(b.index, "search", evicted)
+        answer = await b.ask("car")
+        if evictions < SEARCHES_MAX:
+            assert (texts(answer), answer.degraded_components) == (["The car is blue"], [])
+        else:
+            assert (answer.memories, answer.degraded_components) == ([], ["search"])
+            assert len(left) == evictions - SEARCHES_MAX
 
 
 async def test_what_was_used_last_is_loaded_at_the_start() -> None:
