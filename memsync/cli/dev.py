@@ -56,8 +56,10 @@ def dev(
 
 def _hint(home: Home) -> str:
     """How to stop it, and what other commands need to find it, unless they look there anyway."""
-    found_anyway = {os.environ.get(HOME_VARIABLE), str(Path.home() / HOME_DEFAULT)}
-    if str(home.path) in found_anyway:
+    from memsync.local import dev as local
+
+    looked_at = os.environ.get(HOME_VARIABLE) or local.default_home(os.environ)
+    if looked_at and home == local.home_for(os.environ, Path(looked_at)):
         return "stop: Ctrl-C"
     return f"stop: Ctrl-C; others find it with {HOME_VARIABLE}={home.path}"
 

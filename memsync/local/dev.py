@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from memsync.errors import ConfigurationError
 from memsync.homes import HOME_DEFAULT, HOME_VARIABLE
 from memsync.local import progress, up
 from memsync.local.home import Home
@@ -25,8 +26,16 @@ READ_BYTES = 4_096
 
 def home_for(environment: Mapping[str, str], named: Path | None) -> Home:
     """The named home, else that of `MEMSYNC_HOME`, else `~/.memsync`."""
-    chosen = named or environment.get(HOME_VARIABLE)
-    return Home(Path(chosen or Path.home() / HOME_DEFAULT).absolute())
+    chosen = named or environment.get(HOME_VARIABLE) or default_home(environment)
+    if chosen is None:
+        raise ConfigurationError(f"HOME is not set: name a folder with --home or {HOME_VARIABLE}")
+    return Home(Path(chosen).absolute())
+
+
+def default_home(environment: Mapping[str, str]) -> Path | None:
+    """Where callers look without being told: `~/.memsync`, if there is such a place."""
+    own = environment.get("HOME")
+    return Path(own, HOME_DEFAULT) if own else None
 
 
 def ports_for(environment: Mapping[str, str], offset: int | None) -> Ports:

@@ -72,7 +72,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ignored = [line.rstrip("/") for line in (TOP / ".gitignore").read_text().split()]
     ignore = shutil.ignore_patterns(".git", *ignored)
     shutil.copytree(TOP, folder / "source", symlinks=True, ignore=ignore)
-    options = ("--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
+    options = ("--no-index", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder))
     run(*PIP, "wheel", *QUIET, *options, folder / "source", cwd=folder)
     [built] = folder.glob("*.whl")
     return built
@@ -86,7 +86,7 @@ def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     install = (*PIP, "--python", venv / "bin/python", "install", *QUIET, "--no-compile")
     lock = TOP / "config" / "lock.txt"
     run(*install, "--require-hashes", "--only-binary", ":all:", "-r", lock, cwd=venv.parent)
-    run(*install, "--no-deps", wheel, cwd=venv.parent)
+    run(*install, "--no-index", "--no-deps", wheel, cwd=venv.parent)
     return venv
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from memsync import config
 from memsync.cli import dev as command
-from memsync.client.finding import find, find_home
+from memsync.client.finding import find, find_home, starter
 from memsync.config import PeerSettings
 from memsync.errors import ConfigurationError
 from memsync.local import dev, processes, progress
@@ -28,14 +28,15 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_the_home_is_the_named_one_or_that_of_the_environment_or_of_the_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    environment = {"MEMSYNC_HOME": "/of/environment"}
+    environment = {"MEMSYNC_HOME": "/of/environment", "HOME": str(tmp_path)}
     assert dev.home_for(environment, Path("/named")).path == Path("/named")
     assert dev.home_for(environment, None).path == Path("/of/environment")
-    assert dev.home_for({}, None).path == tmp_path / ".memsync"
+    assert dev.home_for({"HOME": str(tmp_path)}, None).path == tmp_path / ".memsync"
     assert dev.home_for({}, Path("here")).path == Path.cwd() / "here"
+    with pytest.raises(ConfigurationError, match="HOME is not set"):
+        dev.home_for({}, None)
 
 
 def test_the_offset_is_the_given_one_or_that_of_the_environment() -> None:
@@ -75,6 +76,7 @@ def test_callers_find_it_by_its_home_alone(home: Home, tmp_path: Path) -> None:
     target = find({"HOME": str(tmp_path)})
     assert target.url == "http://127.0.0.1:19080"
     assert target.api_key == home.key.read_text().strip()
+    assert starter(home) == "memsync dev"
 
 
 def test_a_home_of_another_size_is_refused_and_kept(home: Home) -> None:
