@@ -63,7 +63,8 @@ def status(session: Session) -> int:
     report = asyncio.run(_report(target))
     if all(one.state == "unreachable" for one in [*report.gateways, *report.peers]):
         where = f"in {target.home.path} " if target.home else ""
-        raise NoCluster(f"no process {where}answers at {report.gateways[0].url}: {START}")
+        asked = [*report.gateways, *report.peers][0].url
+        raise NoCluster(f"no process {where}answers at {asked}: {START}")
     if session.output.as_json:
         session.output.document(report)
     else:
@@ -75,10 +76,11 @@ async def _report(target: Target) -> Report:
     home = target.home if target.is_local else None
     peers = _peer_urls(home) if home else {}
     names = _gateway_names(home) if home else []
-    url = target.url or _gateway_url(home)
+    has_gateways = bool(names) or not peers or (target.url is not None and not target.is_homes_own)
+    url = target.url or (_gateway_url(home) if has_gateways else "")
     async with httpx.AsyncClient(trust_env=not target.is_local, timeout=TIMEOUT_S) as client:
         gateways, found, bus = await asyncio.gather(
-            _gateways(client, url, names),
+            _gateways(client, url, names) if has_gateways else _no_gateways(),
             asyncio.gather(*(_process(client, name, address) for name, address in peers.items())),
             read_bus(home) if home else _no_bus(),
         )
@@ -98,6 +100,10 @@ async def _no_bus() -> BusState:
     return BusState()
 
 
+async def _no_gateways() -> list[Process]:
+    return []  # `memsync dev`: its peer is asked as what it is
+
+
 def _gateway_names(home: Home) -> list[str]:
     return sorted(path.stem for path in home.path.glob("config/gateway-*.toml"))
 
@@ -108,8 +114,15 @@ def _gateway_settings(home: Home | None) -> config.GatewaySettings | None:
 
 
 def _peer_urls(home: Home) -> dict[str, str]:
+    """Of each peer, as the gateways' settings say, or where there are none those of the peers."""
     settings = _gateway_settings(home)
-    return settings.peers if settings else {}
+    if settings is not None:
+        return settings.peers
+    peers = {path.stem: path for path in sorted(home.path.glob("config/peer-*.toml"))}
+    return {
+        name: f"http://{HOST}:{config.load(path, config.PeerSettings).http_port}"
+        for name, path in peers.items()
+    }
 
 
 def _gateway_url(home: Home | None) -> str:

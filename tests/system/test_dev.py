@@ -122,6 +122,8 @@ def test_one_line_says_that_it_is_ready_and_commands_find_it(person: Person) -> 
     assert identifier in person.run("recall", "what does Ada keep?")
     report = json.loads(person.run("status", "--json"))
     assert report["ready"] is True
+    assert report["gateways"] == []
+    assert [(peer["name"], peer["lag_entries"]) for peer in report["peers"]] == [("peer-1", 0)]
     assert [stripe["leader"] for stripe in report["stripes"]] == ["nats-1"] * 3
 
     process.send_signal(signal.SIGINT)
