@@ -29,6 +29,7 @@ Fault = Literal[
     "unknown, then no leader",  # "stored but silent" once, from then on "no leader"
 ]
 Heard = Callable[[RawMessage], None]
+SERVERS = ("nats-1", "nats-2", "nats-3")
 
 
 class _Message(msgspec.Struct):
@@ -219,9 +220,10 @@ class PeerBus:
         await asyncio.sleep(0)
         if self._bus.faults.get(stripe) == "no leader":
             raise NoStripeLeader(f"stripe {stripe} has no leader; nothing was written")
-        stream = self._stream(stripe)
-        last = stream.last_of(record)
-        return Position(stripe, stream.generation, last) if last else None
+        self._check()
+        stream = self._bus.streams.get(stripe)
+        last = 0 if stream is None else stream.last_of(record)
+        return Position(stripe, stream.generation, last) if stream and last else None
 
     async def listen(self, stripe: int, heard: Heard) -> None:
         self._bus.listeners.setdefault(stripe, []).append((self._name, heard))
@@ -241,7 +243,7 @@ class PeerBus:
             stripe=stripe,
             generation=generation,
             leader=stream.leader,
-            servers=("nats-1", "nats-2", "nats-3"),
+            servers=SERVERS,
             first_sequence=stream.first,
             last_sequence=stream.last,
         )
@@ -266,7 +268,10 @@ class PeerBus:
         self._bus.first_block = None
 
     async def step_down(self, stripe: int, generation: int, *, preferred: str) -> None:
-        self._of_generation(stripe, generation).leader = preferred
+        stream = self._of_generation(stripe, generation)
+        if preferred == stream.leader or preferred not in SERVERS:
+            raise Unavailable(f"stripe {stripe}: {preferred} cannot take over")
+        stream.leader = preferred
         self._bus.moves.append((stripe, preferred))
 
     async def lease(self) -> int:
