@@ -302,18 +302,20 @@ async def make_whole(bus: Bus) -> None:
         if number not in bus.processes:
             bus.start(number)
     async with connected(bus) as client:
+        name = f"PROBE{next(_cells)}"  # a new one each time: it is the making that needs all
 
         async def attempt() -> bool:
-            config = {"name": "PROBE", "subjects": ["probe"], "num_replicas": 3, "max_msgs": 1}
-            body = json.dumps(config | {"storage": "file"}).encode()
+            config = {"name": name, "subjects": [name], "num_replicas": 3, "storage": "file"}
+            body = json.dumps(config).encode()
             try:
-                reply = await client.request("$JS.API.STREAM.CREATE.PROBE", body, timeout=PROBE_S)
-                stored = await client.request("probe", b"", timeout=PROBE_S)
+                made = await client.request(f"$JS.API.STREAM.CREATE.{name}", body, timeout=PROBE_S)
+                stored = await client.request(name, b"", timeout=PROBE_S)
             except (nats.errors.Error, TimeoutError):
                 return False  # no leader yet
-            return "error" not in json.loads(reply.data) and "seq" in json.loads(stored.data)
+            return "error" not in json.loads(made.data) and "seq" in json.loads(stored.data)
 
         await eventually(attempt, "a stream with three replicas takes a message", WHOLE_S)
+        await client.request(f"$JS.API.STREAM.DELETE.{name}", b"", timeout=PROBE_S)
 
 
 def kill(bus: Bus, name: str) -> None:
