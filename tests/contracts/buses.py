@@ -262,12 +262,17 @@ def settings_of(bus: Bus, user: str = "node") -> NatsSettings:
 
 
 @asynccontextmanager
-async def connected(bus: Bus, user: str = "node") -> AsyncIterator[Client]:
-    """A connection of a user to whatever server takes it."""
+async def connected(
+    bus: Bus, user: str = "node", *, server: str | None = None
+) -> AsyncIterator[Client]:
+    """A connection of a user to this server, else to whichever takes it."""
+    settings = settings_of(bus, user)
+    if server is not None:
+        settings = msgspec.structs.replace(settings, servers=[server])
 
     async def attempt() -> Client | None:
         try:
-            return await connection.connect(settings_of(bus, user), f"test-{user}")
+            return await connection.connect(settings, f"test-{user}")
         except Unavailable:
             return None  # none listens yet
 
@@ -301,21 +306,29 @@ async def make_whole(bus: Bus) -> None:
     for number in range(1, bus.ports.servers + 1):
         if number not in bus.processes:
             bus.start(number)
-    async with connected(bus) as client:
-        name = f"PROBE{next(_cells)}"  # a new one each time: it is the making that needs all
+    for server in bus.servers:  # each must be heard by whoever leads
+        async with connected(bus, server=server) as client:
+            await eventually(lambda client=client: _can_make(client), f"{server} is in", WHOLE_S)
 
-        async def attempt() -> bool:
-            config = {"name": name, "subjects": [name], "num_replicas": 3, "storage": "file"}
-            body = json.dumps(config).encode()
-            try:
-                made = await client.request(f"$JS.API.STREAM.CREATE.{name}", body, timeout=PROBE_S)
-                stored = await client.request(name, b"", timeout=PROBE_S)
-            except (nats.errors.Error, TimeoutError):
-                return False  # no leader yet
-            return "error" not in json.loads(made.data) and "seq" in json.loads(stored.data)
 
-        await eventually(attempt, "a stream with three replicas takes a message", WHOLE_S)
-        await client.request(f"$JS.API.STREAM.DELETE.{name}", b"", timeout=PROBE_S)
+async def _can_make(client: Client) -> bool:
+    """Whether a stream with three replicas can be made, takes a message and can be deleted. A new
+    one each time: it is the making that needs all servers."""
+    name = f"PROBE{next(_cells)}"
+    config = {"name": name, "subjects": [name], "num_replicas": 3, "storage": "file"}
+    requests = [
+        (f"$JS.API.STREAM.CREATE.{name}", json.dumps(config).encode()),
+        (name, b""),
+        (f"$JS.API.STREAM.DELETE.{name}", b""),
+    ]
+    try:
+        for subject, body in requests:
+            reply = await client.request(subject, body, timeout=PROBE_S)
+            if "error" in json.loads(reply.data):
+                return False
+    except (nats.errors.Error, TimeoutError):
+        return False  # no leader yet
+    return True
 
 
 def kill(bus: Bus, name: str) -> None:
