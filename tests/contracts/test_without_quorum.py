@@ -18,7 +18,7 @@ from memsync.ids import Position, RecordKey
 from memsync.ports import Log
 from memsync.wire.operations import RawMessage
 from tests.conditions import eventually
-from tests.contracts.buses import TIMEOUT_S, RealBed, kill, settings_of
+from tests.contracts.buses import TIMEOUT_S, RealBed, kill, make_whole, settings_of
 
 RECORD = RecordKey(b"r" * 16)
 PUBLISH_TIMEOUT_S = 0.3
@@ -123,8 +123,13 @@ async def test_one_server_left_answers_reads_and_refuses_the_rest(real: RealBed)
     heard: list[bytes] = []
     await member.marks.listen(heard.append)
     await _wait_for_copies(real)
-    for name in ("nats-1", "nats-2"):
+    state = await member.streams.state(0, 0)
+    for name in set(state.servers) - {state.leader}:
         kill(real.bus, name)
+    # The leader does not know yet: what it is given it keeps, and stores when the others are back.
+    attempts = Attempts(member.log)
+    await asyncio.gather(*(attempts.publish(f"g-{n}") for n in range(10)))
+    assert not attempts.stored
 
     async def reads() -> list[RawMessage]:
         try:
@@ -142,6 +147,23 @@ async def test_one_server_left_answers_reads_and_refuses_the_rest(real: RealBed)
 
     await eventually(tells, "marks go on")
     await _check_refused(member.log, real, blocks)
+    await make_whole(real.bus)
+    await _check_settled(member.log, attempts)
+
+
+async def _check_settled(log: Log, attempts: Attempts) -> None:
+    """Every one that was not certain to be refused is now stored once; no other is."""
+
+    async def settled() -> bool:
+        for message_id in attempts.unknown - set(attempts.stored):
+            await attempts.publish(message_id)
+        return attempts.unknown <= set(attempts.stored)
+
+    await eventually(settled, "repeats of the unknown ones are answered", ELECTED_S)
+    last = await log.publish(0, "last", b"", timeout_s=TIMEOUT_S)
+    inside = [message.message_id for message in (await all_of(log, last.sequence)).values()]
+    assert len(set(inside)) == len(inside)
+    assert {each for each in inside if each.startswith("g-")} == attempts.unknown
 
 
 async def _check_refused(log: Log, real: RealBed, blocks: IdBlocks) -> None:
