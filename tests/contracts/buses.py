@@ -13,6 +13,7 @@ import re
 import signal
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -277,6 +278,7 @@ async def connected(
             return None  # none listens yet
 
     client = await eventually(attempt, "a server takes connections", WHOLE_S)
+    assert client is not None
     try:
         yield client
     finally:
@@ -308,7 +310,7 @@ async def make_whole(bus: Bus) -> None:
             bus.start(number)
     for server in bus.servers:  # each must be heard by whoever leads
         async with connected(bus, server=server) as client:
-            await eventually(lambda client=client: _can_make(client), f"{server} is in", WHOLE_S)
+            await eventually(partial(_can_make, client), f"{server} is in", WHOLE_S)
 
 
 async def _can_make(client: Client) -> bool:
