@@ -26,7 +26,7 @@ class _Servers:
         self.is_whole = False
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Servers]:
     """Three servers, in whatever state the last test left them."""
     with running_bus(tmp_path_factory.mktemp("contracts") / "home") as running:
