@@ -15,6 +15,15 @@ EXIT_CODES = """Exit codes: 0 done; 1 the server refused or failed; 2 wrong usag
 3 no cluster reachable; 4 outcome unknown (repeat with the same --idempotency-key);
 130 interrupted (Ctrl-C)."""
 
+HINTS = {  # what to do, by the code of the error
+    "INVALID_API_KEY": "see MEMSYNC_API_KEY, or dev.key in the home of a local cluster",
+    "API_KEY_REVOKED": "take another one (memsync keys create)",
+    "INSUFFICIENT_SCOPE": "take a key with that scope (memsync keys create --scope)",
+    "OVERLOADED": "try again in a moment",
+    "NO_QUORUM": "see memsync status for what is down, and try again",
+    "NO_STRIPE_LEADER": "see memsync status for what is down, and try again",
+}
+
 
 class UsageProblem(Exception):
     """The command line, the environment or an input file is wrong; nothing was sent."""
@@ -41,5 +50,7 @@ def code_of(failure: Failure) -> str:
 def sentence_of(failure: Failure) -> str:
     """A failure in one line for a person."""
     text = " ".join(str(failure).split())
+    hint = HINTS.get(code_of(failure))
+    text = f"{text}: {hint}" if hint else text
     is_told = isinstance(failure, errors.MemsyncError) and not isinstance(failure, errors.NoCluster)
     return f"{code_of(failure)}: {text}" if is_told else text

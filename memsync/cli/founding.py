@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from memsync.cli.completing import words
 from memsync.cli.exits import UsageProblem
 from memsync.cli.session import Session, with_session
 from memsync.clock import SystemClock
@@ -29,7 +30,11 @@ def init(
     cell: Annotated[str, typer.Option(help="Name of the cell.")] = "cell",
     region: Annotated[str, typer.Option(help="Name of the region.")] = "local",
     org_env: Annotated[
-        str, typer.Option(help=f"Environment of the first key: {', '.join(ENVIRONMENTS)}.")
+        str,
+        typer.Option(
+            help=f"Environment of the first key: {', '.join(ENVIRONMENTS)}.",
+            autocompletion=words(ENVIRONMENTS),
+        ),
     ] = "development",
 ) -> None:
     """Found a new cell.

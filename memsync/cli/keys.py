@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from memsync.cli.completing import words
 from memsync.cli.output import moment
 from memsync.cli.session import CLUSTER, KeyOption, Session, with_session
+from memsync.ids import ENVIRONMENTS
 from memsync.wire import replies, requests
 
 
@@ -22,17 +24,27 @@ def create(
     project: Annotated[
         str | None, typer.Option(help="Pin it to this project (slug or id), made if need be.")
     ] = None,
-    env: Annotated[str, typer.Option(help="development, staging or production.")] = "development",
+    env: Annotated[
+        str,
+        typer.Option(
+            help="development, staging or production.", autocompletion=words(ENVIRONMENTS)
+        ),
+    ] = "development",
     scope: Annotated[
         list[str] | None,
         typer.Option(
             "--scope",
             help=f"One of {', '.join(requests.API_KEY_SCOPES)}; may be repeated. "
             "Without it memory:*.",
+            autocompletion=words(requests.API_KEY_SCOPES),
         ),
     ] = None,
     tier: Annotated[
-        str, typer.Option(help=f"Its rate limits: {', '.join(requests.RATE_LIMIT_TIERS)}.")
+        str,
+        typer.Option(
+            help=f"Its rate limits: {', '.join(requests.RATE_LIMIT_TIERS)}.",
+            autocompletion=words(requests.RATE_LIMIT_TIERS),
+        ),
     ] = "pro",
     expires_at: Annotated[str | None, typer.Option(help="ISO 8601; without it never.")] = None,
     idempotency_key: KeyOption = None,

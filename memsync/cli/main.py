@@ -24,6 +24,7 @@ from memsync.cli.exits import (
 )
 from memsync.cli.importing import command as importing
 from memsync.cli.output import note, show_failure
+from memsync.cli.top import command as watching
 
 HELP = """A memory for AI agents that survives its servers.
 
@@ -32,6 +33,8 @@ HELP = """A memory for AI agents that survives its servers.
   memsync recall "what does Ada drink?"          recall by meaning
   memsync import notes.jsonl                     remember a whole file
   memsync status                                 how the cluster is
+  memsync top                                    what it does, second by second
+  memsync --install-completion                   let your shell complete all this with Tab
 
 It finds a local cluster in $MEMSYNC_HOME, ./.memsync or ~/.memsync, or asks $MEMSYNC_URL (or
 --url) with the key in $MEMSYNC_API_KEY. An option counts before the environment, the environment
@@ -45,7 +48,6 @@ def build_app() -> typer.Typer:
     app = typer.Typer(
         help=_paragraphs(HELP),
         epilog=_paragraphs(EXIT_CODES),
-        add_completion=False,
         pretty_exceptions_enable=False,
         **style,
     )
@@ -58,6 +60,7 @@ def build_app() -> typer.Typer:
     app.command("list")(memories.list_memories)
     app.command("import")(importing.import_file)
     app.command("status")(status.status)
+    app.command("top")(watching.top)
     app.command("init")(founding.init)
     app.command("dev")(dev.dev)
     key_app = typer.Typer(**style)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import msgspec
 import typer
 
 from memsync import limits
+from memsync.cli.completing import words
 from memsync.cli.exits import OK, REFUSED, UsageProblem
-from memsync.cli.output import Output, moment
+from memsync.cli.output import Output, moment, shortened
 from memsync.cli.session import (
     EVERYTHING,
     KeyOption,
@@ -19,7 +20,7 @@ from memsync.cli.session import (
     read_standard_input,
     with_session,
 )
-from memsync.wire import replies
+from memsync.wire import replies, requests
 
 Tags = Annotated[list[str] | None, typer.Option("--tag", help="A tag; may be repeated.")]
 Metadata = Annotated[str | None, typer.Option(help="A JSON object.", metavar="JSON")]
@@ -34,9 +35,20 @@ AnySources = Annotated[
     list[str] | None, typer.Option("--source", help="Only from these; may be repeated.")
 ]
 Computation = Annotated[
-    str | None, typer.Option("--tier", help="How much to compute: low, medium or high.")
+    str | None,
+    typer.Option(
+        "--tier",
+        help="How much to compute: low, medium or high.",
+        autocompletion=words(get_args(requests.ComputationTier)),
+    ),
 ]
-Consistency = Annotated[str | None, typer.Option(help="local, session (default) or strong.")]
+Consistency = Annotated[
+    str | None,
+    typer.Option(
+        help="local, session (default) or strong.",
+        autocompletion=words(get_args(requests.Consistency)),
+    ),
+]
 Identifier = Annotated[int, typer.Argument(help="The id of a memory.", metavar="ID", min=1)]
 
 
@@ -157,7 +169,12 @@ def recall(
         output.document(reply.body)
         return OK
     rows = [
-        (f"{memory.score:.3f}", _when(memory, output), memory.id, memory.text)
+        (
+            f"{memory.score:.3f}",
+            _when(memory, output),
+            memory.id,
+            shortened(memory.text, is_terminal=output.is_terminal),
+        )
         for memory in answer.memories
     ]
     if rows or not output.is_terminal:
@@ -240,7 +257,10 @@ def forget(
     ] = None,
     source: Annotated[str | None, typer.Option(help="From this source.")] = None,
     event_type: Annotated[str | None, typer.Option(help="Of this kind.")] = None,
-    tier: Annotated[str | None, typer.Option(help="In this tier: hot, warm or cold.")] = None,
+    tier: Annotated[
+        str | None,
+        typer.Option(help="In this tier: hot, warm or cold.", autocompletion=words(requests.TIERS)),
+    ] = None,
     before: Annotated[str | None, typer.Option(help="Stored before this time (ISO 8601).")] = None,
     after: Annotated[str | None, typer.Option(help="Stored after this time (ISO 8601).")] = None,
     reason: Annotated[str | None, typer.Option(help="Why; kept in the history.")] = None,
@@ -306,7 +326,10 @@ def list_memories(
     if output.as_json:
         output.document(reply.body)
         return
-    rows = [(one.id, _when(one, output), one.tags, one.text) for one in page.items]
+    rows = [
+        (one.id, _when(one, output), one.tags, shortened(one.text, is_terminal=output.is_terminal))
+        for one in page.items
+    ]
     if rows or not output.is_terminal:
         output.table(("Id", "When", "Tags", "Text"), rows)
     if output.is_terminal:

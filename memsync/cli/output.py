@@ -14,7 +14,7 @@ from typing import TextIO
 
 import msgspec
 import typer
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +22,10 @@ from memsync.cli.exits import OK, Failure, code_of, exit_code_of, sentence_of
 from memsync.wire import codec
 
 Cell = object  # shown by str; None is shown as nothing
+STATES = {"ready": "green", "answering": "green", "unseen": "yellow"}  # others are red
+LAST_COLUMN_MIN = 24  # narrower than this, a column of wrapped text is hard to read
+GAP = 2
+LONG_TEXT = 600  # characters of a memory that a list shows on a terminal; `get` shows all
 
 
 class Output:
@@ -46,13 +50,7 @@ class Output:
             for row in rows:
                 self.line(*row)
             return
-        shown = Table(box=None, pad_edge=False, header_style="bold")
-        for number, name in enumerate(columns):
-            is_last = number == len(columns) - 1
-            shown.add_column(name, no_wrap=not is_last, overflow="fold")
-        for row in rows:
-            shown.add_row(*(Text(printable(cell)) for cell in row))
-        console(sys.stdout).print(shown)
+        console(sys.stdout).print(fitting(columns, rows, width()))
 
     def fields(self, pairs: Sequence[tuple[str, Cell]]) -> None:
         """Names and values, one pair a line; those without a value are left out."""
@@ -61,8 +59,16 @@ class Output:
         )
 
     def note(self, text: str) -> None:
-        """A remark on standard error."""
+        """A warning on standard error."""
         note(text)
+
+    def remark(self, text: str) -> None:
+        """What is good to know, on standard error."""
+        note(text, style="dim")
+
+    def state(self, text: str) -> Cell:
+        """A word for how something is, in its colour on a terminal."""
+        return Text(text, style=STATES.get(text, "red")) if self.is_terminal else text
 
     def _write(self, text: str) -> None:
         try:
@@ -71,6 +77,60 @@ class Output:
         except BrokenPipeError:  # `| head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(OK) from None
+
+
+def fitting(
+    columns: Sequence[str], rows: Sequence[Sequence[Cell]], columns_max: int
+) -> RenderableType:
+    """A table without the columns that are empty; where it would be wider than `columns_max`, each
+    row as a block of lines, so that nothing is cut."""
+    texts = [[_shown(cell) for cell in row] for row in rows]
+    kept = [i for i in range(len(columns)) if not texts or any(row[i].plain for row in texts)]
+    widths = [max([len(columns[i]), *(row[i].cell_len for row in texts)]) for i in kept]
+    if not kept:
+        return Text()
+    fixed = sum(widths[:-1]) + GAP * (len(kept) - 1)
+    if fixed + min(widths[-1], LAST_COLUMN_MIN) > columns_max:
+        return Group(*(_block(columns, kept, row) for row in texts))
+    table = _table()
+    for i in kept:
+        table.add_column(columns[i], no_wrap=i != kept[-1], overflow="fold")
+    for row in texts:
+        table.add_row(*(row[i] for i in kept))
+    return table
+
+
+def _block(columns: Sequence[str], kept: Sequence[int], row: Sequence[Text]) -> RenderableType:
+    """One row, a line for each of its values; the first one is the heading."""
+    first, *others = kept
+    table = Table.grid(padding=(0, GAP, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for i in others:
+        if row[i].plain:
+            table.add_row("  " + columns[i], row[i])
+    heading = Text(f"{columns[first]} ", style="bold")
+    return Group(heading.append_text(row[first]), table)
+
+
+def _table() -> Table:
+    return Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
+
+
+def _shown(cell: Cell) -> Text:
+    return cell if isinstance(cell, Text) else Text(printable(cell))
+
+
+def shortened(text: str, *, is_terminal: bool) -> str:
+    """A long text as a list shows it: cut for a person, whole for a script."""
+    if not is_terminal or len(text) <= LONG_TEXT:
+        return text
+    return text[: LONG_TEXT - 1].rstrip() + "…"
+
+
+def width() -> int:
+    """How many characters a line of the terminal has."""
+    return console(sys.stdout).width
 
 
 def note(text: str, style: str = "yellow") -> None:
@@ -128,6 +188,8 @@ def _as_text(value: Cell) -> str:
         return ""
     if isinstance(value, str):
         return value
+    if isinstance(value, Text):
+        return value.plain
     if isinstance(value, dict | list):
         return (
             ", ".join(map(str, value)) if _is_plain(value) else msgspec.json.encode(value).decode()

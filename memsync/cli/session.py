@@ -31,6 +31,7 @@ from memsync.errors import OutcomeUnknown
 
 TIMEOUT_S = 2 * limits.DEADLINE_S_DEFAULT
 WHERE = "Where and who"
+NO_KEY = "none"  # stands where none is sent
 
 JsonOption = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output, nothing else.")
@@ -92,6 +93,18 @@ class Session:
         names = {name: self._given.get(name) for name in CLUSTER}
         return finding.find(
             os.environ, url=names["url"], servers=names["nats_url"], home=names["home"]
+        )
+
+    @functools.cached_property
+    def keyless_target(self) -> Target:
+        """Whom to ask for what needs no key: none has to be given."""
+        names = {name: self._given.get(name) for name in CLUSTER}
+        return finding.find(
+            os.environ,
+            url=names["url"],
+            servers=names["nats_url"],
+            home=names["home"],
+            api_key=NO_KEY,
         )
 
     @property

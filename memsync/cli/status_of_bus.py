@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,6 +18,8 @@ from memsync.wire.members import Watermark
 from memsync.wire.subjects import CellName
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
+
     from memsync.adapters.jetstream.streams import JetStreamStreams
 
 CONNECT_S = 2.0
@@ -49,40 +52,70 @@ class BusState(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-async def read_bus(home: Home) -> BusState:
-    """Ask the bus with the credentials of the home's peers; a bus that is gone is a problem."""
-    # Slow to import (nats-py, numpy, structlog), and no other command needs them.
-    from memsync.adapters.jetstream import connection
-    from memsync.adapters.jetstream.marks import JetStreamMarks
-    from memsync.adapters.jetstream.streams import JetStreamStreams
+class Bus:
+    """The bus of a local home, asked with the credentials of its peers.
 
-    _quieten()
-    path = home.config("peer-1.toml")
-    if not path.exists():
-        return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
-    try:
-        settings = config.load(path, config.PeerSettings)
-        founding = genesis.read(home.genesis)
-        client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
-    except (errors.Unavailable, errors.ConfigurationError) as error:
-        return BusState(problems=[str(error)])
-    try:
-        cell = CellName(founding.region, founding.cell)
-        streams = JetStreamStreams(client, cell, replicas=1, stripe_bytes_max=0)
-        heard: dict[str, list[Position]] = {}
-        await JetStreamMarks(client, cell, "status").listen(lambda data: _hear(heard, data))
+    It connects when it is first read, and again at a later read where that failed.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self._client: Client | None = None
+        self._streams: JetStreamStreams | None = None
+        self._heard: dict[str, list[Position]] = {}
+
+    async def read(self, listen_s: float = 0.0) -> BusState:
+        """How it is now, with the positions that were heard of since it is connected, at least
+        for `listen_s`; a bus that is gone is a problem."""
+        path = self._home.config("peer-1.toml")
+        if not path.exists():
+            return BusState(problems=[f"{path} is missing: positions and leaders are not known"])
+        try:
+            streams = self._streams or await self._connect(path)
+        except (errors.Unavailable, errors.ConfigurationError) as error:
+            return BusState(problems=[str(error)])
         found = await asyncio.gather(
             *(_stripe(streams, stripe) for stripe in range(limits.STRIPES)),
-            asyncio.sleep(LISTEN_S),
+            asyncio.sleep(listen_s),
         )
+        states = [one for one in found if one is not None]
+        return BusState(
+            positions=dict(self._heard),
+            stripes=[one for one in states if isinstance(one, Stripe)],
+            problems=[one for one in states if isinstance(one, str)],
+        )
+
+    async def close(self) -> None:
+        """End the connection."""
+        if self._client is not None:
+            from memsync.adapters.jetstream import connection
+
+            await connection.close(self._client)
+
+    async def _connect(self, path: Path) -> JetStreamStreams:
+        # Slow to import (nats-py, numpy, structlog), and no other command needs them.
+        from memsync.adapters.jetstream import connection
+        from memsync.adapters.jetstream.marks import JetStreamMarks
+        from memsync.adapters.jetstream.streams import JetStreamStreams
+
+        _quieten()
+        settings = config.load(path, config.PeerSettings)
+        founding = genesis.read(self._home.genesis)
+        self._client = await connection.connect(settings.nats, "memsync-status", wait_s=CONNECT_S)
+        cell = CellName(founding.region, founding.cell)
+        marks = JetStreamMarks(self._client, cell, "status")
+        await marks.listen(lambda data: _hear(self._heard, data))
+        self._streams = JetStreamStreams(self._client, cell, replicas=1, stripe_bytes_max=0)
+        return self._streams
+
+
+async def read_bus(home: Home) -> BusState:
+    """Ask the bus once."""
+    bus = Bus(home)
+    try:
+        return await bus.read(LISTEN_S)
     finally:
-        await connection.close(client)
-    states = [one for one in found if one is not None]
-    return BusState(
-        positions=heard,
-        stripes=[one for one in states if isinstance(one, Stripe)],
-        problems=[one for one in states if isinstance(one, str)],
-    )
+        await bus.close()
 
 
 def _quieten() -> None:

@@ -159,6 +159,7 @@ class Appender:
     async def _answer(self, pending: _Pending) -> Written:
         """Wait for the frame's verdict: a moment longer than it may take, so that it is heard."""
         started = time.perf_counter()
+        metrics.WRITES_IN_FLIGHT.inc()
         until_s = pending.deadline_s + VERDICT_GRACE_S
         try:
             async with asyncio.timeout(max(0.0, until_s - self._clock.steady_s())):
@@ -174,6 +175,7 @@ class Appender:
                 "repeat it with the same key"
             ) from error
         finally:
+            metrics.WRITES_IN_FLIGHT.dec()
             metrics.WRITE_SECONDS.observe(time.perf_counter() - started)
 
     async def run(self) -> None:

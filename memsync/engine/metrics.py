@@ -19,6 +19,9 @@ FRAME_WRITES = Histogram(
     "memsync_frame_writes", "Writes in one frame", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
 )
 WRITES_QUEUED = Gauge("memsync_writes_queued", "Writes that wait for a frame")
+WRITES_IN_FLIGHT = Gauge(
+    "memsync_writes_in_flight", "Writes that this peer coordinates at the moment"
+)
 STRIPE_ROTATIONS = Counter(
     "memsync_stripe_rotations_total", "Frames tried on another stripe", ["reason"]
 )

@@ -8,12 +8,25 @@ from pathlib import Path
 
 STAT_STATE = 0  # fields of /proc/<pid>/stat, counted after the name in brackets
 STAT_START_TIME = 19
+STAT_USER_TIME = 11
+STAT_SYSTEM_TIME = 12
+STAT_RESIDENT_PAGES = 21
 
 
 def started_ticks(pid: int) -> int:
     """When a process started, in clock ticks since the machine did; 0 if there is none."""
     fields = _stat(pid)
     return int(fields[STAT_START_TIME]) if fields and fields[STAT_STATE] != "Z" else 0
+
+
+def use_of(pid: int) -> tuple[float, int] | None:
+    """The processor time that a process took, in seconds, and its resident memory in bytes."""
+    fields = _stat(pid)
+    if not fields or fields[STAT_STATE] == "Z":
+        return None
+    ticks = int(fields[STAT_USER_TIME]) + int(fields[STAT_SYSTEM_TIME])
+    pages = int(fields[STAT_RESIDENT_PAGES])
+    return ticks / os.sysconf("SC_CLK_TCK"), pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def command_line(pid: int) -> list[str]:

@@ -221,7 +221,9 @@ def test_what_the_server_says_becomes_the_exit_code(shell: Shell, backend: Clust
     backend.faults.append(errors.NoQuorum("1 of 3 alive"))
     refused = shell("add", "tea")
     assert (refused.code, refused.out) == (1, "")
-    assert refused.err == "memsync: NO_QUORUM: 1 of 3 alive\n"
+    assert refused.err == (
+        "memsync: NO_QUORUM: 1 of 3 alive: see memsync status for what is down, and try again\n"
+    )
     backend.faults.append(errors.OutcomeUnknown("lost it"))
     unknown = shell("add", "tea", "--idempotency-key", "k9", "--json")
     assert unknown.code == 4
