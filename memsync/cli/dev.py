@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from memsync.cli.output import Output
 from memsync.homes import HOME_DEFAULT, HOME_VARIABLE, OFFSET_MAX, OFFSET_VARIABLE
 from memsync.local.home import Home
 
@@ -35,6 +36,12 @@ def dev(
     stop: Annotated[
         bool, typer.Option("--stop", help="End the one that runs in this home instead.")
     ] = False,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="Once it is ready one JSON document with url, key (its file) and home."
+        ),
+    ] = False,
     end_with_stdin: Annotated[bool, typer.Option("--end-with-stdin", hidden=True)] = False,
 ) -> int:
     """Run a small cluster here until Ctrl-C: one nats-server and one peer.
@@ -47,11 +54,11 @@ def dev(
 
     chosen = local.home_for(os.environ, home)
     if stop:
-        return _stop(chosen)
+        return _stop(chosen, Output(as_json=as_json))
     ports = local.ports_for(os.environ, port_offset)
     if end_with_stdin:
         local.end_with_standard_input()
-    return local.run(chosen, ports, hint=_hint(chosen), fresh=fresh)
+    return local.run(chosen, ports, hint=_hint(chosen), fresh=fresh, as_json=as_json)
 
 
 def _hint(home: Home) -> str:
@@ -64,9 +71,13 @@ def _hint(home: Home) -> str:
     return f"stop: Ctrl-C; others find it with {HOME_VARIABLE}={home.path}"
 
 
-def _stop(home: Home) -> int:
+def _stop(home: Home, output: Output) -> int:
     from memsync.local import down
 
     was_running = down.end(home)
-    print(f"memsync has ended in {home.path}" if was_running else f"nothing runs in {home.path}")
+    if output.as_json:
+        output.document({"home": str(home.path), "was_running": was_running})
+    else:
+        end = "memsync has ended in" if was_running else "nothing runs in"
+        output.line(f"{end} {home.path}")
     return 0

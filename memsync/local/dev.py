@@ -45,14 +45,14 @@ def ports_for(environment: Mapping[str, str], offset: int | None) -> Ports:
     return Ports(offset, peers=1, servers=1, gateways=0)
 
 
-def run(home: Home, ports: Ports, *, hint: str, fresh: bool = False) -> int:
+def run(home: Home, ports: Ports, *, hint: str, fresh: bool = False, as_json: bool = False) -> int:
     """Prepare the home and run the cluster until it ends; returns the exit code.
 
     Raises `ConfigurationError` for whatever stands in the way; then nothing was started.
     """
     started_at = time.monotonic()
     with prepared(home, ports, fresh=fresh):
-        tell = progress.reporter(is_brief=True)
+        tell = progress.reporter(is_brief=True, as_json=as_json)
         return up.run(home, ports, tell, hint=hint, started_at=started_at)
 
 

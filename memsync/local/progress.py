@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 from memsync.local.home import Home
@@ -19,8 +20,28 @@ POLL_S = 0.1
 HTTP_OK = 200
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ready:
+    """A cluster that is up: where, with which key, and how to go on."""
+
+    url: str
+    key: str
+    home: str
+    seconds: float
+    hint: str
+
+    def __str__(self) -> str:
+        return (
+            f"memsync is ready after {self.seconds:.1f} s: {self.url}  key: {self.key}  "
+            f"({self.hint})"
+        )
+
+
 class Reporter(Protocol):
     """Where progress is shown."""
+
+    def ready(self, found: Ready) -> None:
+        """Everything is up."""
 
     def line(self, text: str) -> None:
         """One line that stays."""
@@ -40,6 +61,10 @@ class PlainReporter:
 
     def __init__(self, *, is_brief: bool = False) -> None:
         self._is_brief = is_brief
+
+    def ready(self, found: Ready) -> None:
+        """Everything is up, in one line."""
+        self.line(str(found))
 
     def step(self, text: str) -> None:
         """A line on the way."""
@@ -70,6 +95,10 @@ class TerminalReporter:
         self._console = Console(highlight=False, soft_wrap=True, markup=False)
         self._status: Any = None
 
+    def ready(self, found: Ready) -> None:
+        """Everything is up, in one line."""
+        self.line(str(found))
+
     def step(self, text: str) -> None:
         """A line on the way."""
         if not self._is_brief:
@@ -98,8 +127,26 @@ class TerminalReporter:
             _listen_to_nobody()
 
 
-def reporter(*, is_brief: bool = False) -> Reporter:
+class JsonReporter(PlainReporter):
+    """One JSON document on standard output once everything is up; lines on standard error."""
+
+    def ready(self, found: Ready) -> None:
+        """The document; `hint` is for a person."""
+        fields = {name: value for name, value in asdict(found).items() if name != "hint"}
+        super().line(json.dumps(fields))
+
+    def line(self, text: str) -> None:
+        """One line that stays."""
+        try:
+            print(text, file=sys.stderr, flush=True)
+        except OSError:
+            _listen_to_nobody()
+
+
+def reporter(*, is_brief: bool = False, as_json: bool = False) -> Reporter:
     """The right one for standard output."""
+    if as_json:
+        return JsonReporter(is_brief=is_brief)
     kind = TerminalReporter if sys.stdout.isatty() else PlainReporter
     return kind(is_brief=is_brief)
 

@@ -16,7 +16,7 @@ from memsync.local.home import Home
 from memsync.local.ports import Ports
 from memsync.local.prepare import prepared
 from memsync.local.processes import Cluster
-from memsync.local.progress import Reporter
+from memsync.local.progress import Ready, Reporter
 
 READY_WAIT_S = 60.0
 HINT = "stop: Ctrl-C or scripts/down"
@@ -81,9 +81,14 @@ def _watch(
         tell.line(f"memsync is not ready after {READY_WAIT_S:.0f} s, but goes on trying")
         return
     took_s = time.monotonic() - started_at
-    tell.line(
-        f"memsync is ready after {took_s:.1f} s: "
-        f"http://{port_numbers.HOST}:{ports.http}  key: {home.key}  ({hint})"
+    tell.ready(
+        Ready(
+            url=f"http://{port_numbers.HOST}:{ports.http}",
+            key=str(home.key),
+            home=str(home.path),
+            seconds=round(took_s, 3),
+            hint=hint,
+        )
     )
 
 

@@ -101,6 +101,30 @@ def test_status_knows_every_process(cluster: Cluster) -> None:
     assert all(stripe["leader"] for stripe in report["stripes"])
 
 
+def test_top_counts_what_is_asked(cluster: Cluster) -> None:
+    person = Person(cluster, "cli-top")
+    watch = subprocess.Popen(
+        [COMMAND, "top", "--json", "--count", "3", "--interval", "1"],
+        env=cluster.environment,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert watch.stdout is not None
+    first = json.loads(watch.stdout.readline())
+    person.ask("add", "Ada wears blue socks")
+    told, _ = watch.communicate(timeout=ENDED_S)
+    samples = [first, *map(json.loads, told.splitlines())]
+    assert len(samples) == 3
+    counted = [one["operation"] for sample in samples for one in sample["operations"]]
+    assert "memory.add" in counted
+    loads = {one["name"]: one for one in samples[-1]["processes"]}
+    assert {"gateway-1", "gateway-2", "peer-1", "peer-2", "peer-3", "nats-1"} <= set(loads)
+    assert loads["peer-1"]["lag_entries"] is not None
+    assert loads["peer-1"]["writes_in_flight"] is not None
+    assert all(loads[name]["memory_bytes"] > 0 for name in loads)
+    assert [one["stripe"] for one in samples[-1]["stripes"]] == [0, 1, 2]
+
+
 def test_add_and_recall_as_the_readme_has_them(cluster: Cluster) -> None:
     person = Person(cluster, "cli-readme")
     identifier = person.run("add", "-", stdin="Ada prefers green tea\n").strip()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import pty
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -95,3 +97,32 @@ def test_cells() -> None:
     assert moment("2026-01-02T03:04:05+00:00", is_terminal=False) == "2026-01-02T03:04:05+00:00"
     assert moment(None, is_terminal=True) == ""
     assert moment("soon", is_terminal=True) == "soon"
+
+
+@pytest.mark.parametrize("key", [b"q", b"\x03"])
+def test_top_ends_on_a_key_and_leaves_the_terminal_as_it_was(key: bytes) -> None:
+    ours, theirs = pty.openpty()
+    before = termios.tcgetattr(theirs)
+    process = subprocess.Popen(
+        [*COMMAND, "top"],
+        stdin=theirs, stdout=theirs, stderr=theirs,
+        env=os.environ | {"TERM": "xterm-256color"},
+        preexec_fn=lambda: _take_terminal(theirs),
+    )  # fmt: skip
+    shown = b""
+    while b"Process" not in shown:
+        shown += os.read(ours, 65_536)
+    os.write(ours, key)
+    while b"\x1b[?1049l" not in shown:  # back from the other screen
+        shown += os.read(ours, 65_536)
+    assert process.wait(20) == 0
+    assert termios.tcgetattr(theirs) == before
+    assert b"\x1b[?25h" in shown  # the cursor is there again
+    os.close(ours)
+    os.close(theirs)
+
+
+def _take_terminal(descriptor: int) -> None:
+    """So that Ctrl-C goes to the command."""
+    os.setsid()
+    fcntl.ioctl(descriptor, termios.TIOCSCTTY, 0)

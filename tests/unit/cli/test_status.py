@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
+from rich.console import Console
 
+from memsync import __version__
+from memsync.cli.output import fitting
+from memsync.cli.status import age
 from memsync.cli.status_of_bus import BusState, Stripe
+from memsync.cli.status_of_processes import Places, Process, check_anybody, other_versions
+from memsync.errors import NoCluster
+from memsync.homes import Home
 from memsync.ids import Position
+from memsync.local.home import locked
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.serving import ClusterBackend
 
@@ -43,3 +53,68 @@ def test_lag_is_what_the_stripes_have_and_the_member_has_not() -> None:
     assert state.lag_entries([Position(0, 1, 12), Position(1, 1, 7), Position(2, 0, 99)]) == 13
     assert state.lag_entries([]) == 30
     assert msgspec.json.encode(state)
+
+
+def test_it_needs_no_key(shell: Shell, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MEMSYNC_API_KEY")
+    told = shell("status", "--url", url, "--json")
+    assert told.code == 0
+    assert "only the process that answered" in told.document["limits"][0]
+
+
+def test_what_is_no_cluster_is_said_to_be_none(shell: Shell, url: str) -> None:
+    ended = shell("status", "--url", url + "/elsewhere")
+    assert ended.code == 3
+    assert "status 404, not of memsync" in ended.err
+    assert "is the address right?" in ended.err
+
+
+def test_over_nats_alone_the_peers_are_asked(shell: Shell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEMSYNC_API_KEY", "k")
+    ended = shell("status", "--nats-url", "nats://127.0.0.1:1")
+    assert ended.code == 3
+    assert "no NATS server answers at nats://127.0.0.1:1" in ended.err
+
+
+def test_a_home_that_does_not_answer_is_told_how_to_go_on(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    peers = {"peer-1": "http://127.0.0.1:1"}
+    places = Places(url=None, gateways=[], peers=peers, home=home, is_local=True)
+    silent = [Process(name="peer-1", url="http://127.0.0.1:1", state="unreachable")]
+    with pytest.raises(NoCluster, match="start it with memsync dev"):
+        check_anybody(silent, places)
+    home.config("gateway-1.toml").parent.mkdir()
+    home.config("gateway-1.toml").touch()
+    with pytest.raises(NoCluster, match="start it with scripts/up"):
+        check_anybody(silent, places)
+    with locked(home), pytest.raises(NoCluster, match="none of its processes answers yet"):
+        check_anybody(silent, places)
+    check_anybody([Process(name="peer-1", url="", state="not ready")], places)
+
+
+def test_another_version_is_named() -> None:
+    ours = Process(name="peer-1", url="", state="ready", version=__version__)
+    theirs = Process(name="peer-2", url="", state="ready", version="9.9")
+    silent = Process(name="peer-3", url="", state="unreachable")
+    assert other_versions([ours, theirs, silent]) == [
+        f"peer-2 is version 9.9, this command is {__version__}"
+    ]
+
+
+def test_how_long_it_has_been_up() -> None:
+    assert [age(seconds) for seconds in (None, 5, 3_700, 200_000)] == [
+        None, "0m05s", "1h01m", "2d07h",
+    ]  # fmt: skip
+
+
+def test_a_table_that_does_not_fit_becomes_blocks() -> None:
+    columns = ("Id", "Empty", "Address", "Text")
+    row = (7, None, "a" * 40, "some words that may be wrapped")
+    for width, heading in ((100, "Id  Address"), (60, "Id 7")):
+        console = Console(width=width, color_system=None)
+        with console.capture() as capture:
+            console.print(fitting(columns, [row], width))
+        lines = capture.get().splitlines()
+        assert lines[0].startswith(heading)
+        assert any("a" * 40 in line for line in lines)
+        assert "Empty" not in capture.get()
