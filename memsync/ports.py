@@ -86,10 +86,10 @@ class Log(Protocol):
         timeout_s: float,
     ) -> Position:
         """Store one frame on a majority of servers (fsynced). The same `message_id` within the
-        duplicate window answers the first one's position. Raises `NoStripeLeader` or
-        `Unavailable` where it is certain that nothing was stored, `VersionConflict` where
-        `after` is not the last sequence of `record`'s subject, and `OutcomeUnknown` else; so
-        does a cancelled call end."""
+        duplicate window answers the first one's position, before anything else is looked at.
+        Raises `NoStripeLeader` or `Unavailable` where it is certain that nothing was stored,
+        `VersionConflict` where `after` is not the last sequence of `record`'s subject, and
+        `OutcomeUnknown` else. What a cancelled call did is unknown too."""
         ...
 
     async def fetch(self, start: Position) -> list[RawMessage]:
@@ -102,7 +102,7 @@ class Log(Protocol):
         self, stripe: int, record: RecordKey, *, timeout_s: float
     ) -> Position | None:
         """The last message on the record's own subject, as the stripe's leader knows it; None where
-        there is none. Raises `NoStripeLeader`."""
+        there is none, or no stream. Raises `NoStripeLeader`."""
         ...
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:

@@ -23,6 +23,9 @@ from memsync.tasks import is_going_on
 from memsync.telemetry import describe, logger
 
 CONNECT_TIMEOUT_S = 5.0
+# Headers count towards the server's max_payload, which nats-py does not know: a message above it
+# makes the server close the connection for good.
+HEADER_BYTES_MAX = 4_096
 
 
 def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, str]:

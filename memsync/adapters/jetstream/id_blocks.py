@@ -63,7 +63,7 @@ class IdBlocks:
                     self._blocks.append((await self.lease(), 1))
         block, number = self._blocks[0]
         self._blocks[0] = (block, number + count)
-        if ids.NUMBERS_PER_BLOCK - number < REFILL_BELOW and len(self._blocks) < 2:
+        if ids.NUMBERS_PER_BLOCK - number - count < REFILL_BELOW and len(self._blocks) < 2:
             self._wanted.set()
         first = ids.memory_id(self._space, block, number)
         return first, first + count - 1

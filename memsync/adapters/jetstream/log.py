@@ -20,13 +20,30 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memsync import limits
-from memsync.errors import NoStripeLeader, OutcomeUnknown, Unavailable, VersionConflict
+from memsync.adapters.jetstream import connection
+from memsync.errors import (
+    MemsyncError,
+    NoStripeLeader,
+    OutcomeUnknown,
+    Unavailable,
+    VersionConflict,
+)
 from memsync.ids import Position, RecordKey
 from memsync.wire.operations import RawMessage
 from memsync.wire.subjects import CellName
 
 CODES_OF_CONFLICT = {10071, 10164}  # wrong last sequence; several at once on one subject
+CODE_TOO_LARGE = 10054
 CODE_FULL = 10077  # "stream store failed" for whatever reason; the description tells which
+
+
+# Raised before anything is sent.
+_NOT_SENT = (
+    nats.errors.OutboundBufferLimitError,
+    nats.errors.ConnectionReconnectingError,
+    nats.errors.ConnectionClosedError,
+    nats.errors.ConnectionDrainingError,
+)
 
 
 class JetStreamLog:
@@ -60,20 +77,17 @@ class JetStreamLog:
         headers = {"Nats-Msg-Id": message_id}
         if after is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(after)
+        if len(data) + connection.HEADER_BYTES_MAX > self._client.max_payload:
+            raise Unavailable(
+                f"a frame of {len(data)} bytes is more than the server takes; set its max_payload "
+                f"to {limits.NATS_PAYLOAD_BYTES_MAX}; nothing was written"
+            )
         try:
             ack = await self._jetstream.publish(subject, data, timeout=timeout_s, headers=headers)
         except jetstream_errors.NoStreamResponseError as error:
             raise NoStripeLeader(f"stripe {stripe} has no leader; nothing was written") from error
-        except (
-            nats.errors.OutboundBufferLimitError,
-            nats.errors.ConnectionReconnectingError,
-        ) as error:
+        except _NOT_SENT as error:
             raise Unavailable("no connection to the bus; nothing was written") from error
-        except nats.errors.MaxPayloadError as error:
-            raise Unavailable(
-                f"a frame of {len(data)} bytes is more than the server's max_payload; set it to "
-                f"{limits.NATS_PAYLOAD_BYTES_MAX}; nothing was written"
-            ) from error
         except jetstream_errors.APIError as error:
             raise _refusal(stripe, error) from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -161,16 +175,16 @@ def _checked(stream: str, headers: dict[str, str], found: list[RawMessage]) -> l
     raise Unavailable(f"{stream}: read refused with {status} {headers.get('Description', '')}")
 
 
-def _refusal(stripe: int, error: jetstream_errors.APIError) -> Exception:
+def _refusal(stripe: int, error: jetstream_errors.APIError) -> MemsyncError:
     """What an error instead of a PubAck means; only what says so is certain not to be stored."""
+    description = error.description or ""
     if error.err_code in CODES_OF_CONFLICT:
         return VersionConflict(f"stripe {stripe}: the record was changed by another")
-    description = error.description or ""
+    if error.err_code == CODE_TOO_LARGE:
+        return Unavailable(f"stripe {stripe}: {description}; nothing was written")
     if error.err_code == CODE_FULL and description.startswith("maximum "):
         return Unavailable(f"stripe {stripe} is full ({description}); nothing was written")
-    if error.code == 503:
-        return OutcomeUnknown(f"stripe {stripe}: {error.description}")
-    return Unavailable(f"stripe {stripe} refused: {error.err_code} {error.description}")
+    return OutcomeUnknown(f"stripe {stripe}: {error.err_code} {description}")
 
 
 async def _unsubscribe(subscription: Subscription | None) -> None:

@@ -14,7 +14,8 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from memsync import limits
-from memsync.errors import Unavailable, error_answer
+from memsync.adapters.jetstream import connection
+from memsync.errors import PayloadTooLarge, Unavailable, error_answer
 from memsync.ports import Answer, Backend
 from memsync.telemetry import describe, logger
 from memsync.wire import codec, context, subjects
@@ -82,6 +83,13 @@ class Responder:
             self._in_flight -= 1
 
     async def _reply(self, message: Msg, answer: Answer) -> None:
+        if len(answer.body) + connection.HEADER_BYTES_MAX > self._client.max_payload:
+            error = PayloadTooLarge(
+                f"an answer of {len(answer.body)} bytes is more than the NATS server takes; "
+                "ask for less, or over HTTP"
+            )
+            body = codec.to_json(error_answer(error, answer.headers.get(context.REQUEST_ID, "")))
+            answer = Answer(error.http_status, answer.headers, body)
         headers = {**answer.headers, context.STATUS: str(answer.status)}
         try:
             await self._client.publish(message.reply, answer.body, headers=headers)
