@@ -25,7 +25,8 @@ from memsync.adapters.jetstream.log import JetStreamLog
 from memsync.adapters.jetstream.marks import JetStreamMarks
 from memsync.adapters.jetstream.streams import JetStreamStreams
 from memsync.config import NatsSettings
-from memsync.errors import Unavailable
+from memsync.errors import Unavailable, VersionConflict
+from memsync.ids import RecordKey
 from memsync.local.ports import HOST
 from memsync.ports import Log, Marks, Streams
 from memsync.wire import subjects
@@ -336,3 +337,21 @@ async def _can_make(client: Client) -> bool:
 def kill(bus: Bus, name: str) -> None:
     """kill -9 of the server with this name."""
     bus.end(int(name.removeprefix("nats-")), signal.SIGKILL)
+
+
+async def wait_heard(log: Log, stripe: int) -> None:
+    """Wait until a stream that was just made hears what is published to it: the interest has to
+    spread over the servers. What is published here is refused and leaves nothing."""
+
+    async def is_heard() -> bool:
+        try:
+            await log.publish(
+                stripe, "probe", b"", record=RecordKey(b"probe"), after=999, timeout_s=1.0
+            )
+        except VersionConflict:
+            return True
+        except Unavailable:
+            return False
+        raise AssertionError("a probe was stored")
+
+    await eventually(is_heard, f"stripe {stripe} is heard")

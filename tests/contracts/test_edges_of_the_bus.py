@@ -12,12 +12,13 @@ from memsync.adapters.jetstream.log import JetStreamLog
 from memsync.errors import OutcomeUnknown, Unavailable
 from memsync.ids import Position
 from tests.conditions import eventually
-from tests.contracts.buses import RealBed
+from tests.contracts.buses import RealBed, wait_heard
 
 
 async def test_a_message_just_below_the_limit_leaves_the_connection(real: RealBed) -> None:
     member = await real.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     client = real.admin  # straight to the server, as in production: it hears the -ERR
     log = JetStreamLog(client, real.cell)
     with pytest.raises(Unavailable) as raised:
@@ -30,6 +31,7 @@ async def test_an_id_that_is_in_process_is_not_refused_as_if_it_were_certain(rea
     """409/10158 'duplicate message id is in process': the first one may be, and here is, stored."""
     member = await real.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     for n in range(50):
         outcomes = await asyncio.gather(
             *(member.log.publish(0, f"a-{n}", b"", timeout_s=2.0) for _ in range(8)),
@@ -64,6 +66,7 @@ async def test_a_large_take_leases_ahead(real: RealBed) -> None:
 async def test_a_publish_on_a_closed_client_is_definite(real: RealBed) -> None:
     member = await real.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     await real.clients["peer-1"].close()
     with pytest.raises(Unavailable) as raised:
         await member.log.publish(0, "a", b"", timeout_s=1.0)

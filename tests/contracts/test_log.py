@@ -15,7 +15,7 @@ from memsync.ids import Position, RecordKey
 from memsync.ports import Log
 from memsync.wire.operations import RawMessage
 from tests.conditions import eventually
-from tests.contracts.buses import SMALL_BYTES_MAX, TIMEOUT_S, Bed, Member, RealBed
+from tests.contracts.buses import SMALL_BYTES_MAX, TIMEOUT_S, Bed, Member, RealBed, wait_heard
 from tests.fakes.bus import Fault, MemoryBus
 
 RECORD = RecordKey(b"r" * 16)
@@ -28,6 +28,7 @@ async def founded(bed: Bed, *stripes: int) -> Member:
     member = await bed.member()
     for stripe in stripes:
         await member.streams.create(stripe, 0)
+        await wait_heard(member.log, stripe)
     return member
 
 

@@ -18,7 +18,7 @@ from memsync.ids import Position, RecordKey
 from memsync.ports import Log
 from memsync.wire.operations import RawMessage
 from tests.conditions import eventually
-from tests.contracts.buses import TIMEOUT_S, RealBed, kill, settings_of
+from tests.contracts.buses import TIMEOUT_S, RealBed, kill, settings_of, wait_heard
 
 RECORD = RecordKey(b"r" * 16)
 PUBLISH_TIMEOUT_S = 0.3
@@ -65,6 +65,7 @@ async def all_of(log: Log, last: int) -> dict[int, RawMessage]:
 async def test_a_killed_leader_makes_no_answer_false(real: RealBed) -> None:
     member = await real.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
 
     async def leader() -> str | None:
         return (await member.streams.state(0, 0)).leader
@@ -115,6 +116,7 @@ async def _more_than(found: Sized, count: int) -> bool:
 async def test_one_server_left_answers_reads_and_refuses_the_rest(real: RealBed) -> None:
     member = await real.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     await member.streams.create_ids(1)
     blocks = IdBlocks(real.clients["peer-1"], 0, _nothing_seen)
     for number in range(1, 11):
