@@ -11,9 +11,9 @@ NO_CLUSTER = 3
 UNKNOWN = 4
 INTERRUPTED = 130
 
-EXIT_CODES = """Exit codes: 0 done; 1 the server refused or failed; 2 wrong usage or input file;
-3 no cluster reachable; 4 outcome unknown (repeat with the same --idempotency-key);
-130 interrupted (Ctrl-C)."""
+EXIT_CODES = """Exit codes: 0 done; 1 the server refused or failed; 2 wrong usage or
+input file; 3 no cluster reachable; 4 outcome unknown (repeat with the
+same --idempotency-key); 130 interrupted (Ctrl-C)."""
 
 HINTS = {  # what to do, by the code of the error
     "INVALID_API_KEY": "see MEMSYNC_API_KEY, or dev.key in the home of a local cluster",

@@ -80,17 +80,23 @@ class Output:
 
 
 def fitting(
-    columns: Sequence[str], rows: Sequence[Sequence[Cell]], columns_max: int
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Cell]],
+    columns_max: int,
+    spare: Sequence[str] = (),
 ) -> RenderableType:
-    """A table without the columns that are empty; where it would be wider than `columns_max`, each
-    row as a block of lines, so that nothing is cut."""
+    """A table without the columns that are empty. Where it would be wider than `columns_max`, the
+    `spare` columns go one by one, the last one first; then each row becomes a block of lines, so
+    that nothing is cut."""
     texts = [[_shown(cell) for cell in row] for row in rows]
     kept = [i for i in range(len(columns)) if not texts or any(row[i].plain for row in texts)]
-    widths = [max([len(columns[i]), *(row[i].cell_len for row in texts)]) for i in kept]
     if not kept:
         return Text()
-    fixed = sum(widths[:-1]) + GAP * (len(kept) - 1)
-    if fixed + min(widths[-1], LAST_COLUMN_MIN) > columns_max:
+    if _least_width(columns, texts, kept) > columns_max:
+        if spare:
+            narrower = [i for i in range(len(columns)) if columns[i] != spare[-1]]
+            left = [[row[i] for i in narrower] for row in texts]
+            return fitting([columns[i] for i in narrower], left, columns_max, spare[:-1])
         return Group(*(_block(columns, kept, row) for row in texts))
     table = _table()
     for i in kept:
@@ -98,6 +104,14 @@ def fitting(
     for row in texts:
         table.add_row(*(row[i] for i in kept))
     return table
+
+
+def _least_width(
+    columns: Sequence[str], rows: Sequence[Sequence[Text]], kept: Sequence[int]
+) -> int:
+    """How wide a table must be: only its last column may be wrapped."""
+    widths = [max([len(columns[i]), *(row[i].cell_len for row in rows)]) for i in kept]
+    return sum(widths[:-1]) + GAP * (len(kept) - 1) + min(widths[-1], LAST_COLUMN_MIN)
 
 
 def _block(columns: Sequence[str], kept: Sequence[int], row: Sequence[Text]) -> RenderableType:

@@ -15,6 +15,7 @@ from memsync.cli.top.sample import Load, Operation, Sample
 PROCESS_COLUMNS = (
     "Process", "State", "Up", "CPU", "Memory", "Lag", "In flight", "Queued", "Index",
 )  # fmt: skip
+SPARE_COLUMNS = ("CPU", "Memory", "Index", "Queued", "Up")  # the last one goes first
 KILOBYTE = 1_000
 MEGABYTE = 1_000_000
 
@@ -32,15 +33,15 @@ def screen(sample: Sample, columns_max: int) -> RenderableType:
         )
     else:
         parts.append(Text("no requests" if sample.interval_s else "counting ...", style="dim"))
-    parts += [Text(), fitting(PROCESS_COLUMNS, [_process(one) for one in sample.processes],
-                              columns_max)]  # fmt: skip
+    rows = [_process(one) for one in sample.processes]
+    parts += [Text(), fitting(PROCESS_COLUMNS, rows, columns_max, SPARE_COLUMNS)]
     if sample.stripes:
-        rows = [
+        stripes = [
             (f"stripe-{one.stripe}", one.leader or Text("no leader", style="red"),
              one.generation, one.last_sequence)
             for one in sample.stripes
         ]  # fmt: skip
-        parts += [Text(), fitting(("Stripe", "Leader", "Generation", "Last"), rows, columns_max)]
+        parts += [Text(), fitting(("Stripe", "Leader", "Generation", "Last"), stripes, columns_max)]
     troubles = list(_troubles(sample))
     if troubles:
         parts += [Text(), *(Text(line, style="red") for line in troubles)]

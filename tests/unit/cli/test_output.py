@@ -102,13 +102,14 @@ def test_cells() -> None:
 @pytest.mark.parametrize("key", [b"q", b"\x03"])
 def test_top_ends_on_a_key_and_leaves_the_terminal_as_it_was(key: bytes) -> None:
     ours, theirs = pty.openpty()
-    before = termios.tcgetattr(theirs)
+    before = termios.tcgetattr(ours)
     process = subprocess.Popen(
         [*COMMAND, "top"],
         stdin=theirs, stdout=theirs, stderr=theirs,
         env=os.environ | {"TERM": "xterm-256color"},
         preexec_fn=lambda: _take_terminal(theirs),
     )  # fmt: skip
+    os.close(theirs)
     shown = b""
     while b"Process" not in shown:
         shown += os.read(ours, 65_536)
@@ -116,10 +117,9 @@ def test_top_ends_on_a_key_and_leaves_the_terminal_as_it_was(key: bytes) -> None
     while b"\x1b[?1049l" not in shown:  # back from the other screen
         shown += os.read(ours, 65_536)
     assert process.wait(20) == 0
-    assert termios.tcgetattr(theirs) == before
+    assert termios.tcgetattr(ours) == before
     assert b"\x1b[?25h" in shown  # the cursor is there again
     os.close(ours)
-    os.close(theirs)
 
 
 def _take_terminal(descriptor: int) -> None:

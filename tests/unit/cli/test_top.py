@@ -137,7 +137,7 @@ def test_counts_are_summed_and_others_numbers_are_left_out() -> None:
         parse("<html>\n")
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [60, 80, 120])
 def test_a_screen_fits_and_shows_everything(columns: int) -> None:
     console = Console(width=columns, color_system=None)
     with console.capture() as capture:
