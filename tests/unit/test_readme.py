@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
 
 from memsync import errors
+from memsync.cli.exits import EXIT_CODES
 from memsync.cli.main import build_app
 from memsync.service.service import OPERATIONS
 from tests.docs import config_table, notices
@@ -29,6 +31,8 @@ OUR_PATH = re.compile(r"(scripts|memsync|nodes|tests|config|\.ci)/[\w./-]*|[A-Z_
 README_LINES_MAX = 200
 UP_BY_LINE = 25
 HALF_A_PAGE = 40  # lines of a decision
+COMMANDS = {"add", "recall", "import", "status", "top", "keys", "init", "dev"}
+DONE_WHILE_PARSED = (["--version"], ["--help"], ["--install-completion"])
 NEVER_AN_ANSWER = {"NO_CLUSTER"}  # raised on the caller's side only
 
 
@@ -39,6 +43,7 @@ def commands() -> list[list[str]]:
         line for kind, block in BLOCK.findall(text) if kind == "sh" for line in block.splitlines()
     ]
     lines += [span for span in IN_LINE.findall(BLOCK.sub("", text)) if "..." not in span]
+    lines += re.findall(r"^\$ (memsync .*)$", text, re.MULTILINE)  # with output
     lines = [re.sub(r"^\w+=\$\((.*)\)$", r"\1", line) for line in lines]
     found = [shlex.split(line, comments=True) for line in lines if line.startswith("memsync ")]
     return [[re.sub(r"^\$\w+$", "1", part) for part in line[1:]] for line in found]
@@ -51,13 +56,13 @@ def test_the_readme_is_short_and_begins_with_how_to_run() -> None:
 
 
 def test_the_readme_has_commands() -> None:
-    assert {line[0] for line in commands()} >= {"add", "recall", "import", "status", "keys", "init"}
+    assert {line[0] for line in commands()} >= COMMANDS
 
 
 @pytest.mark.parametrize("arguments", commands(), ids=" ".join)
 def test_every_command_parses(arguments: list[str]) -> None:
-    if arguments in (["dev"], ["--version"], ["--help"]):
-        return  # named as not built; options that end the command while it is parsed
+    if arguments in DONE_WHILE_PARSED:
+        return  # to parse it is to do it
     command = typer.main.get_command(build_app())
     context = command.make_context("memsync", list(arguments))
     rest = [*context._protected_args, *context.args]
@@ -66,6 +71,48 @@ def test_every_command_parses(arguments: list[str]) -> None:
         assert command is not None, f"no command {name}"
         context = command.make_context(name, list(rest), parent=context)
         rest = [*getattr(context, "_protected_args", []), *context.args]
+
+
+def test_every_command_has_json() -> None:
+    """As the README says."""
+    group: Any = typer.main.get_command(build_app())
+    found = dict(group.commands)
+    found |= found.pop("keys").commands
+    without = [
+        name
+        for name, command in found.items()
+        if not any("--json" in part.opts for part in command.params)
+    ]
+    assert without == []
+
+
+def test_the_readme_names_the_exit_codes() -> None:
+    text = README.read_text(encoding="utf-8")
+    listed = re.search(r"exit codes: ([^)]*)\)", text)
+    assert listed is not None
+    codes = re.findall(r"(?<!\S)(\d+) ", EXIT_CODES.partition(":")[2])
+    assert re.findall(r"(\d+) ", listed[1]) == codes
+
+
+def test_the_options_of_dev_and_of_the_evaluation_exist() -> None:
+    text = README.read_text(encoding="utf-8")
+    group: Any = typer.main.get_command(build_app())
+    known = {name for part in group.commands["dev"].params for name in part.opts}
+    section = text.partition("## On a laptop")[2].partition("\n## ")[0]
+    assert set(re.findall(r"--[\w-]+", section)) - {"--no-deps"} <= known
+    span = re.search(r"`scripts/eval FILE (.*?)`", text)
+    assert span is not None
+    source = (TOP / "tests" / "bench" / "evaluation.py").read_text(encoding="utf-8")
+    assert [name for name in re.findall(r"--[\w-]+", span[1]) if f'"{name}"' not in source] == []
+
+
+def test_the_quality_is_that_of_the_decision() -> None:
+    text = README.read_text(encoding="utf-8")
+    decided = (TOP / "memsync" / "decisions" / "0014-how-a-turn-is-written.md").read_text("utf-8")
+    row = re.search(r"^\| `Speaker: text \[query\]` \| (\S+) .*\| (\S+) \|$", decided, re.MULTILINE)
+    assert row is not None
+    assert f"recall@10 {row[1]} " in text
+    assert f"MRR {row[2]}." in text
 
 
 @EACH_DOCUMENT
