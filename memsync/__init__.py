@@ -10,11 +10,12 @@ from __future__ import annotations
 TYPE_CHECKING = False  # as a type checker knows it; `typing` itself is slow to import
 if TYPE_CHECKING:
     from memsync import errors as errors
+    from memsync import testing as testing
     from memsync.client import connect as connect
     from memsync.client import connect_sync as connect_sync
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "connect", "connect_sync", "errors"]
+__all__ = ["__version__", "connect", "connect_sync", "errors", "testing"]
 
 
 if not TYPE_CHECKING:  # for a type checker there is nothing but the names above
@@ -25,8 +26,8 @@ if not TYPE_CHECKING:  # for a type checker there is nothing but the names above
             from memsync import client
 
             return getattr(client, name)
-        if name == "errors":
+        if name in ("errors", "testing"):
             import importlib
 
-            return importlib.import_module("memsync.errors")
+            return importlib.import_module(f"memsync.{name}")
         raise AttributeError(f"module 'memsync' has no attribute {name!r}")

@@ -47,8 +47,8 @@ def dev(
     """Run a small cluster here until Ctrl-C: one nats-server and one peer.
 
     For laptops and tests. It keeps what it was told, and each of the two is started again when it
-    dies; but there is one copy only, so it survives no loss of the disk. For three copies take
-    three machines.
+    dies; but there is one copy only, so it survives no loss of the disk. `scripts/up` in a
+    checkout keeps three copies.
     """
     from memsync.local import dev as local  # what runs processes, which no other command needs
 
