@@ -43,8 +43,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_local(self) -> bool:
-        """Whether the address is one of this machine."""
-        return _is_loopback(self.url or self.nats_servers[0])
+        """Whether every address is one of this machine."""
+        return _are_loopback([self.url] if self.url else self.nats_servers)
 
 
 def find(
@@ -77,7 +77,7 @@ def find(
         raise NoCluster(f"no cluster found in {_places(environment, home)}: {START}, {_OR}")
     is_homes_own = not url and found is not None
     address = home_url(found, environment) if not url and found else checked_url(url)
-    key = _api_key(given, address, found)
+    key = _api_key(given, [address], found)
     return Target(url=address, api_key=key, home=found, is_homes_own=is_homes_own)
 
 
@@ -138,14 +138,18 @@ def _bus_target(
     parts = [_split(one, NATS_SCHEMES, "nats://127.0.0.1:4222") for one in servers]
     if not servers:
         raise ConfigurationError(f"servers (--nats-url, {NATS_URL_VARIABLE}): no address")
-    if credentials is None and home is not None and not parts[0].username:
+    if (
+        credentials is None
+        and home is not None
+        and not parts[0].username
+        and _are_loopback(servers)
+    ):
         candidate = home.credentials("client")
-        is_for_it = _is_loopback(servers[0]) and candidate.is_file()
-        credentials = candidate if is_for_it else None
+        credentials = candidate if candidate.is_file() else None
     return Target(
         nats_servers=servers,
         credentials=credentials,
-        api_key=_api_key(api_key, servers[0], home),
+        api_key=_api_key(api_key, servers, home),
         home=home,
     )
 
@@ -163,10 +167,10 @@ def _split(text: str, schemes: tuple[str, ...], example: str) -> SplitResult:
     return parts
 
 
-def _api_key(given: str, address: str, home: Home | None) -> str:
+def _api_key(given: str, addresses: Sequence[str], home: Home | None) -> str:
     if given:
         return _checked_key(given, f"api_key ({KEY_VARIABLE})")
-    if home is not None and _is_loopback(address):
+    if home is not None and _are_loopback(addresses):
         return _checked_key(_read_key(home), str(home.key))
     why = f" (the key in {home.path} is sent to this machine only)" if home else ""
     raise ConfigurationError(f"no API key: give api_key or set {KEY_VARIABLE}{why}")
@@ -183,6 +187,11 @@ def _checked_key(key: str, origin: str) -> str:
     if not key.isascii() or not key.isprintable() or not key or " " in key:
         raise ConfigurationError(f"{origin}: this is not an API key")
     return key
+
+
+def _are_loopback(addresses: Sequence[str]) -> bool:
+    """Whether nothing that is sent to any of these leaves this machine."""
+    return all(_is_loopback(address) for address in addresses)
 
 
 def _is_loopback(address: str) -> bool:

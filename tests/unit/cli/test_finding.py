@@ -90,6 +90,21 @@ def test_credentials_of_the_bus_are_the_homes_unless_the_address_has_some(tmp_pa
     assert "secret" not in named.name
 
 
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_one_foreign_server_in_a_list_keeps_the_homes_secrets_here(
+    tmp_path: Path, is_reversed: bool
+) -> None:
+    environment = {"MEMSYNC_HOME": str(made_home(tmp_path / "home").path)}
+    servers = sorted(["nats://127.0.0.1:4222", "nats://10.0.0.1:4222"], reverse=is_reversed)
+    with pytest.raises(ConfigurationError, match="MEMSYNC_API_KEY"):
+        find(environment, servers=servers)
+    target = find(environment, servers=servers, api_key="ms_live_2")
+    assert (target.credentials, target.is_local) == (None, False)
+    own = find(environment, servers="nats://127.0.0.1:4222,nats://localhost:4223")
+    assert (own.api_key, own.is_local) == (SECRET, True)
+    assert own.credentials is not None
+
+
 @pytest.mark.parametrize(
     "address",
     ["", "ftp://x", "127.0.0.1:8080", "http://", "http://h:99999", "http://a b", "http://u:p@h",
