@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -142,8 +143,14 @@ class Caller:
         if is_read:
             self._times[operation].note(asyncio.get_running_loop().time() - started_s)
         else:
-            self._positions.merge(reply.headers.get(context.POSITION.lower(), ""))
+            self._note_position(reply)
         return reply
+
+    def _note_position(self, reply: Reply) -> None:
+        """Keep where the log is now. A server of another version may write that in another form:
+        the write has happened all the same, so what cannot be read is passed over."""
+        with suppress(errors.ValidationFailed):
+            self._positions.merge(reply.headers.get(context.POSITION.lower(), ""))
 
     def _prepared(
         self, operation: str, fields: Mapping[str, Any], options: Options

@@ -83,6 +83,18 @@ async def test_the_fields_of_answers_that_are_new_or_missing(
             await memory.update(1, importance=0.1)
 
 
+async def test_a_position_of_another_version_does_not_undo_a_write(
+    url: str, backend: ClusterBackend
+) -> None:
+    async with connect(url) as memory:
+        made = await memory.add("tea")
+        for position in ("v2:17", "0.0.2,x", "-1.0.1", "0.0." + "9" * 5_000, ";"):
+            answer = Answer(201, {context.POSITION: position}, codec.to_json(made))
+            backend.answers.append(answer)
+            assert await memory.add("tea") == made
+            assert memory.position == "0.0.1"
+
+
 async def test_nothing_is_sent_that_cannot_be_right(url: str, backend: ClusterBackend) -> None:
     async with connect(url) as memory:
         for call, reason in (
