@@ -37,6 +37,7 @@ BACKOFF_S_MAX = 5.0
 LONG_LIFE_S = 10.0
 GRACE_S_DEFAULT = 10.0
 EXIT_CONFIGURATION = 2
+ENDING = (signal.SIGTERM, signal.SIGINT)
 LISTEN_BACKLOG = 1_024
 LISTEN_VARIABLE = "MEMSYNC_LISTEN_FD"
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -165,12 +166,16 @@ class Keeper:
     def _start(self, child: Child) -> None:
         child.started_at = time.monotonic()
         keeper_pid = os.getpid()
+        # A signal that came to the child between the fork and its exec would be lost there: it
+        # waits until the child has its default handlers, and here until the pid is known.
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
         pid = os.fork()
         if pid == 0:
             _become(child, self.environment, keeper_pid)
         child.pid = pid
         write_pid(self._pid_file(child), pid)
-        if self.kill_at is not None:  # asked to end between the question and the fork
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        if self.kill_at is not None:  # asked to end just before the fork
             send(pid, signal.SIGTERM)
 
     def _kill_late(self) -> None:
@@ -193,6 +198,7 @@ def _become(child: Child, environment: dict[str, str], keeper_pid: int) -> None:
     try:
         for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT):
             signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         # Its own group: who ends the keeper's group does not end the child past its keeper.
         os.setpgid(0, 0)
         _die_with_parent(keeper_pid)

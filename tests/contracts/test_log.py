@@ -165,6 +165,7 @@ async def test_the_last_of_a_record_names_its_generation(bed: Bed) -> None:
     await publish(member.log, "a", record=RECORD)
     await bed.lose(0, 0)
     await member.streams.create(0, 1)
+    await wait_heard(member.log, 0)
     assert await member.log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S) is None
     assert await publish(member.log, "b", record=RECORD, after=0) == Position(0, 1, 1)
     found = await member.log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S)
@@ -327,6 +328,7 @@ async def test_a_generation_that_is_not_there_cannot_be_read(bed: Bed) -> None:
             await member.log.fetch(Position(0, generation, 1))
     await bed.lose(0, 0)
     await member.streams.create(0, 1)
+    await wait_heard(member.log, 0)
     with pytest.raises(Unavailable):
         await member.log.fetch(Position(0, 0, 1))
     assert await publish(member.log, "a") == Position(0, 1, 1)
@@ -404,6 +406,7 @@ async def test_the_next_generation_is_heard_as_what_it_is(bed: Bed) -> None:
     await heard_first(member.log, heard, "old")
     await bed.lose(0, 0)
     await member.streams.create(0, 1)
+    await wait_heard(member.log, 0)
     await heard_first(member.log, heard, "new")
     generations = {m.message_id.split("-")[0]: m.position.generation for m in heard}
     assert generations == {"old": 0, "new": 1}

@@ -11,7 +11,7 @@ from memsync.errors import Unavailable
 from memsync.ids import Position
 from memsync.ports import Streams, StripeState
 from tests.conditions import eventually
-from tests.contracts.buses import TIMEOUT_S, Bed
+from tests.contracts.buses import TIMEOUT_S, Bed, wait_heard
 
 
 async def state_with_leader(streams: Streams, stripe: int, generation: int = 0) -> StripeState:
@@ -48,6 +48,7 @@ async def test_a_new_stream_is_empty_and_held_by_all_servers(bed: Bed) -> None:
 async def test_the_state_tells_first_and_last(bed: Bed) -> None:
     member = await bed.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     for number in range(1, 4):
         await member.log.publish(0, f"m-{number}", b"", timeout_s=TIMEOUT_S)
     state = await member.streams.state(0, 0)
@@ -60,14 +61,17 @@ async def test_the_state_tells_first_and_last(bed: Bed) -> None:
 async def test_making_what_is_there_changes_nothing(bed: Bed) -> None:
     member = await bed.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     await member.log.publish(0, "a", b"", timeout_s=TIMEOUT_S)
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     assert await member.log.publish(0, "b", b"", timeout_s=TIMEOUT_S) == Position(0, 0, 2)
 
 
 async def test_all_members_may_make_it_at_once(bed: Bed) -> None:
     members = [await bed.member(f"peer-{n}") for n in (1, 2, 3)]
     await asyncio.gather(*(m.streams.create(0, 4) for m in members for _ in range(3)))
+    await wait_heard(members[0].log, 0)
     assert [await m.streams.generation(0) for m in members] == [4, 4, 4]
     assert await members[0].log.publish(0, "a", b"", timeout_s=TIMEOUT_S) == Position(0, 4, 1)
 
@@ -76,6 +80,7 @@ async def test_all_members_may_make_it_at_once(bed: Bed) -> None:
 async def test_a_second_generation_is_refused_and_harms_nothing(bed: Bed, wrong: int) -> None:
     member = await bed.member()
     await member.streams.create(0, 2)
+    await wait_heard(member.log, 0)
     await member.log.publish(0, "a", b"", timeout_s=TIMEOUT_S)
     with pytest.raises(Unavailable):
         await member.streams.create(0, wrong)
@@ -88,10 +93,12 @@ async def test_a_second_generation_is_refused_and_harms_nothing(bed: Bed, wrong:
 async def test_a_lost_stream_is_seen_and_its_successor_begins_anew(bed: Bed) -> None:
     member = await bed.member()
     await member.streams.create(0, 0)
+    await wait_heard(member.log, 0)
     await member.log.publish(0, "a", b"", timeout_s=TIMEOUT_S)
     await bed.lose(0, 0)
     assert await member.streams.generation(0) is None
     await member.streams.create(0, 1)
+    await wait_heard(member.log, 0)
     assert await member.streams.generation(0) == 1
     assert await member.log.publish(0, "a", b"", timeout_s=TIMEOUT_S) == Position(0, 1, 1)
 
@@ -100,6 +107,7 @@ async def test_the_leader_hands_over_to_whom_it_is_told(bed: Bed) -> None:
     member = await bed.member()
     streams = member.streams
     await streams.create(0, 0)
+    await wait_heard(member.log, 0)
     before = await state_with_leader(streams, 0)
     target = next(server for server in before.servers if server != before.leader)
     await streams.step_down(0, 0, preferred=target)

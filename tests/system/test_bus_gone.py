@@ -25,10 +25,10 @@ from tests.system.conftest import Cluster
 USER = "without-a-bus"
 DEADLINE_S = 2.0
 MARGIN_S = 0.7  # over the deadline: two cores, and everything of the cluster is looking for the bus
-DEGRADED_WITHIN_S = 3.0
+DEGRADED_WITHIN_S = 6.0  # a second of silence and a look at the log, on a machine that is busy
 READY_AGAIN_S = 15.0
 WRITERS = 6
-VICTIM = "before 0"
+VICTIM = "cinnamon 0"
 REFUSALS = {"NO_QUORUM", "NO_STRIPE_LEADER", "OVERLOADED", "OUTCOME_UNKNOWN"}
 
 
@@ -101,7 +101,7 @@ async def recall(client: httpx.AsyncClient, cluster: Cluster, url: str) -> dict[
     """A recall's answer, which there always is."""
     answer = await client.post(
         url + "/memory/query",
-        json={"query": "what was there before?", "k": 50},
+        json={"query": "which cinnamon is there?", "k": 50},
         headers=cluster.headers(USER),
     )
     assert answer.status_code == 200, answer.text
@@ -222,7 +222,7 @@ async def test_without_a_bus_recalls_go_on_and_writes_are_refused(
     is_all = len(dead) == 3
     async with http_client() as client:
         for number in range(5):
-            assert await write(client, cluster, cluster.url, f"before {number}", history) == 201
+            assert await write(client, cluster, cluster.url, f"cinnamon {number}", history) == 201
         before = dict(history.acknowledged)
         writers: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as tasks:

@@ -48,8 +48,14 @@ def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, st
 
 
 class BusClient(Client):
-    """nats-py's client, with one hole closed: headers that cannot be read ended its read loop, so
-    that one odd message of any caller took the connection down (nats-py is pinned for this)."""
+    """nats-py's client with two holes closed (it is pinned for this). Headers that cannot be read
+    ended its read loop, so that one odd message of any caller took the connection down. And its
+    endless search for a server could lose the request to end (see `memsync.tasks`)."""
+
+    async def _connect_to_server(self, s: Any) -> None:
+        if not is_going_on():
+            raise asyncio.CancelledError
+        await super()._connect_to_server(s)
 
     async def _process_headers(self, headers: Any) -> dict[str, str] | None:
         try:
