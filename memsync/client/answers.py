@@ -20,7 +20,8 @@ T = TypeVar("T")
 class Reply(msgspec.Struct, frozen=True):
     """An answer: HTTP status, headers with names in lower case, JSON body.
 
-    `is_repeat` says that an earlier attempt may have been taken, too.
+    `is_repeat` says that an earlier attempt may have been taken, too; `idempotency_key` is that of
+    a write, for repeating it.
     """
 
     status: int
@@ -28,6 +29,7 @@ class Reply(msgspec.Struct, frozen=True):
     body: bytes
     operation: str = ""
     is_repeat: bool = False
+    idempotency_key: str | None = None
 
     def read(self, kind: type[T]) -> T:
         """The body as `kind`. Where it is something else raises `NoCluster` for a read, and
@@ -38,7 +40,10 @@ class Reply(msgspec.Struct, frozen=True):
             problem = self._unreadable(error)
             if not self.operation or self.operation in READS:
                 raise errors.NoCluster(problem) from error
-            raise errors.OutcomeUnknown(f"{problem}; it may have happened") from error
+            raise errors.OutcomeUnknown(
+                f"{problem}; it may have happened",
+                details={"idempotency_key": self.idempotency_key},
+            ) from error
 
     def _unreadable(self, error: Exception) -> str:
         found = f"the answer (status {self.status}) is not of the memsync API: {error}"

@@ -122,7 +122,11 @@ class Asking:
                 for task, attempt in self._running.items():
                     self._overtaken(attempt)
                     task.cancel()
-        return self._settled()
+        try:
+            return self._settled()
+        except errors.OutcomeUnknown as error:
+            self._name_key(error)
+            raise
 
     async def _go(self, group: asyncio.TaskGroup) -> None:
         start_at_s = 0.0
@@ -221,7 +225,10 @@ class Asking:
         """The answer if it is a success; raises the error in it, as far as that is the outcome."""
         error = result.error
         if result.reply is not None and error is None:
-            return msgspec.structs.replace(result.reply, is_repeat=self._may_have_happened)
+            key = self._request.headers.get(context.IDEMPOTENCY_KEY)
+            return msgspec.structs.replace(
+                result.reply, is_repeat=self._may_have_happened, idempotency_key=key
+            )
         assert error is not None
         is_same_for_all = isinstance(error, errors.InvalidRequest | errors.ValidationFailed)
         if self._may_have_happened and not self._request.is_read and not is_same_for_all:
@@ -231,10 +238,13 @@ class Asking:
         raise error
 
     def _unknown(self, reason: str) -> errors.OutcomeUnknown:
-        key = self._request.headers.get(context.IDEMPOTENCY_KEY)
-        return errors.OutcomeUnknown(
-            f"{reason}; it may have happened", details={"idempotency_key": key}
-        )
+        return errors.OutcomeUnknown(f"{reason}; it may have happened")
+
+    def _name_key(self, error: errors.OutcomeUnknown) -> None:
+        """Say with which key the call can be repeated, whoever raised it."""
+        if key := self._request.headers.get(context.IDEMPOTENCY_KEY):
+            known = error.details if isinstance(error.details, dict) else {}
+            error.details = {**known, "idempotency_key": key}
 
 
 def judge(request: Request, reply: Reply, *, retries: bool) -> Result:

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Protocol, TypedDict, Unpack
 
@@ -28,6 +29,8 @@ from memsync.wire.requests import Ack, Consistency
 
 WAYS = 2
 PATIENCE_S = {"memory.bulk_add": 2.0}  # a bulk takes longer; it is better not sent twice at once
+# Where whoever starts a call in a task of its own learns the key, should the task be given up.
+KEYS_USED: ContextVar[list[str]] = ContextVar("KEYS_USED")
 _NOT_OPEN = "this client is not open: use it as `async with memsync.connect(...) as memory:`"
 
 
@@ -131,6 +134,8 @@ class Caller:
             raise RuntimeError(_NOT_OPEN)
         is_read = operation in READS
         fields, headers = self._prepared(operation, fields, options)
+        if key := headers.get(context.IDEMPOTENCY_KEY):
+            KEYS_USED.get([]).append(key)
         request = Request(operation, headers, fields, _encoded(fields), is_read)
         timeout_s = options.get("timeout_s")
         terms = self._terms(operation, self._settings.timeout_s if timeout_s is None else timeout_s)

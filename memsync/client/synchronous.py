@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar, Unpack
 
 from memsync import errors
+from memsync.client.calling import KEYS_USED
 from memsync.client.memory import Client, Ids
 from memsync.client.options import (
     AddOptions,
@@ -114,7 +115,8 @@ class SyncClient:
             raise RuntimeError(
                 "this client is not open: use it as `with memsync.connect_sync(...)`"
             )
-        coroutine = work(self._client)
+        keys: list[str] = []
+        coroutine = _noting_keys(keys, work, self._client)
         try:
             future = asyncio.run_coroutine_threadsafe(coroutine, loop)
         except RuntimeError:
@@ -124,7 +126,10 @@ class SyncClient:
         try:
             return future.result()
         except concurrent.futures.CancelledError as error:
-            raise errors.OutcomeUnknown("the client was closed during this call") from error
+            raise errors.OutcomeUnknown(
+                "the client was closed during this call",
+                details={"idempotency_key": keys[-1]} if keys else None,
+            ) from error
         finally:
             future.cancel()  # changes nothing once it is done; else Ctrl-C interrupted the waiting
             self._calls.discard(future)
@@ -144,6 +149,11 @@ class SyncClient:
                 await self._stop.wait()
         except (errors.ConfigurationError, errors.MemsyncError) as error:
             self._opened.set_exception(error)
+
+
+async def _noting_keys(keys: list[str], work: Work[T], client: Client) -> T:
+    KEYS_USED.set(keys)
+    return await work(client)
 
 
 class SyncKeys:

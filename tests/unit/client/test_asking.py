@@ -194,6 +194,19 @@ async def test_an_answer_of_somebody_else() -> None:
         await ask(FakeCluster(default=proxy), WRITE)
 
 
+async def test_an_unknown_outcome_names_the_key_whoever_raised_it() -> None:
+    foreign = Reply(500, {}, b"<html>")
+    newer = b'{"error":{"code":"NEW","message":"new","definite":false},"request_id":"r"}'
+    for answer in (foreign, UNKNOWN, Reply(503, {}, newer), LOST):
+        with pytest.raises(errors.OutcomeUnknown) as caught:
+            await ask(FakeCluster(default=answer), WRITE, retries=False, within_s=0.2)
+        assert caught.value.details["idempotency_key"] == "k1"
+    unreadable = Reply(201, {}, b"<html>", "memory.add")
+    with pytest.raises(errors.OutcomeUnknown) as caught:
+        (await ask(FakeCluster(unreadable), WRITE)).read(dict)
+    assert caught.value.details == {"idempotency_key": "k1"}
+
+
 async def test_an_error_that_only_a_newer_server_knows_keeps_its_certainty() -> None:
     body = b'{"error":{"code":"NEW","message":"new","definite":false},"request_id":"r"}'
     with pytest.raises(errors.OutcomeUnknown, match="NEW: new"):

@@ -70,11 +70,11 @@ def test_threads_share_a_client(url: str, backend: ClusterBackend) -> None:
 
 
 def test_a_call_of_another_thread_ends_with_the_client(url: str, backend: ClusterBackend) -> None:
-    found: list[Exception] = []
+    found: list[errors.MemsyncError] = []
 
     def add() -> None:
         try:
-            memory.bulk_add(["tea"])
+            memory.bulk_add(["tea"], idempotency_key="k1")
         except errors.MemsyncError as error:
             found.append(error)
 
@@ -88,6 +88,7 @@ def test_a_call_of_another_thread_ends_with_the_client(url: str, backend: Cluste
     finally:
         backend.gate.set()
     assert isinstance(found[0], errors.OutcomeUnknown)
+    assert found[0].details == {"idempotency_key": "k1"}
 
 
 def test_ctrl_c_ends_a_call_and_the_client(url: str, backend: ClusterBackend) -> None:
