@@ -7,6 +7,7 @@ A call is checked before anything is sent, given its key and its deadline once, 
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -188,8 +189,8 @@ class Caller:
         return found
 
     def _terms(self, operation: str, timeout_s: float) -> Terms:
-        if not timeout_s > 0:
-            raise codec.invalid("timeout_s", f"{timeout_s}: must be above 0")
+        if not 0 < timeout_s < math.inf:
+            raise codec.invalid("timeout_s", f"{timeout_s}: must be above 0, and finite")
         times = self._times.get(operation)
         usual_s = PATIENCE_S.get(operation, limits.ATTEMPT_TIMEOUT_S)
         return Terms(
@@ -224,8 +225,8 @@ def _check(settings: Settings) -> None:
         not project.isascii() or not project.isprintable() or project != project.strip()
     ):
         raise ConfigurationError("project (--project): only printable ASCII characters")
-    if not settings.timeout_s > 0:
-        raise ConfigurationError(f"timeout_s: {settings.timeout_s}: must be above 0")
+    if not 0 < settings.timeout_s < math.inf:
+        raise ConfigurationError(f"timeout_s: {settings.timeout_s}: must be above 0, and finite")
 
 
 def _end_user(named: Any, options: Options, settings: Settings) -> str:

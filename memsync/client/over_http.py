@@ -14,6 +14,7 @@ from memsync import homes
 from memsync.client.answers import Reply
 from memsync.client.asking import NoAnswerError, NotDeliveredError, Request
 from memsync.client.finding import Target, starter
+from memsync.errors import ConfigurationError
 from memsync.wire import codec
 
 CONNECT_TIMEOUT_S = 3.0
@@ -40,6 +41,7 @@ class HttpWay:
         self.failed_at_s = 0.0
         self._url = target.url
         self._home = target.home if target.is_homes_own else None
+        _check(target.url)
         is_plain = target.is_local and target.url.startswith("http:")
         self._client = httpx.AsyncClient(
             trust_env=not target.is_local,  # no proxy between two processes of one machine
@@ -71,6 +73,8 @@ class HttpWay:
             )
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout) as error:
             raise NotDeliveredError(self._nobody(error)) from error
+        except httpx.InvalidURL as error:
+            raise codec.invalid("body", f"cannot be sent as a URL: {error}") from error
         except httpx.HTTPError as error:
             reason = str(error) or type(error).__name__
             raise NoAnswerError(f"no answer from {self._url}: {reason}") from error
@@ -91,3 +95,11 @@ class HttpWay:
                 f"or its gateways are down; see {self._home.logs}"
             )
         return f"the cluster in {self._home.path} does not run: start it with {starter(self._home)}"
+
+
+def _check(url: str) -> None:
+    """Raise `ConfigurationError` for an address that httpx cannot use."""
+    try:
+        httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ConfigurationError(f"url: {url[:200]!r} cannot be asked ({error})") from error

@@ -33,6 +33,10 @@ _NOT_SENT = (
 )
 
 
+# What nats-py makes of a greeting that is not of NATS, or not of a version that it knows.
+_NOT_NATS = (ValueError, TypeError, AttributeError, KeyError)
+
+
 class NatsWay:
     """A `Way` over one connection; `first` is the number of the server that it prefers."""
 
@@ -119,10 +123,11 @@ class NatsWay:
             try:
                 await _open(client, closed, server, options)
                 return client, closed
-            except (nats.errors.Error, OSError, TimeoutError) as error:
+            except (nats.errors.Error, OSError, TimeoutError, *_NOT_NATS) as error:
                 if "authorization violation" in str(error).lower():
                     refused = error
-                failures.append(str(error) or type(error).__name__)
+                is_odd = isinstance(error, _NOT_NATS)
+                failures.append("not a NATS server" if is_odd else _reason(error))
         if refused is not None:
             raise errors.Unauthenticated(
                 f"{self._target.name} refuses this user of the bus; give user and password as "
@@ -158,6 +163,10 @@ async def _open(
     finally:
         if not client.is_connected:
             await connection.close(client)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
 
 
 async def _be_quiet(error: Exception) -> None:

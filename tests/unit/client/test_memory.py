@@ -95,6 +95,30 @@ async def test_a_position_of_another_version_does_not_undo_a_write(
             assert memory.position == "0.0.1"
 
 
+@pytest.mark.parametrize("greeting", [b"INFO []", b"INFO 7"])
+async def test_a_server_that_is_not_of_nats_is_no_cluster(greeting: bytes) -> None:
+    async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(greeting + b"\r\n")
+        await writer.drain()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(greet, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        servers = f"nats://127.0.0.1:{port}"
+        async with memsync.connect(servers=servers, api_key=KEY, end_user=USER) as memory:
+            with pytest.raises(errors.NoCluster, match="no NATS server answers"):
+                await memory.add("tea")
+
+
+async def test_an_address_that_cannot_be_asked_is_a_wrong_setting() -> None:
+    with pytest.raises(ConfigurationError, match="cannot be asked"):
+        async with connect("http://\u2603_.x"):
+            pass
+    with pytest.raises(ConfigurationError, match="finite"):
+        connect("http://h", timeout_s=float("inf"))
+
+
 async def test_nothing_is_sent_that_cannot_be_right(url: str, backend: ClusterBackend) -> None:
     async with connect(url) as memory:
         for call, reason in (
@@ -107,6 +131,7 @@ async def test_nothing_is_sent_that_cannot_be_right(url: str, backend: ClusterBa
             (memory.add("x", idempotency_key=" x"), "idempotency_key"),
             (memory.add("x", ack="most"), "Memsync-Ack"),  # type: ignore[arg-type]
             (memory.add("x", timeout_s=0), "timeout_s"),
+            (memory.add("x", timeout_s=float("inf")), "timeout_s"),
             (memory.add("x", end_user="a\nb"), "end_user"),
             (memory.bulk_add([]), "items: 0 items"),
             (memory.update(1), "name at least one"),
