@@ -104,7 +104,8 @@ def import_file(
     It can be repeated, after an interruption or with a longer file: what is there already is
     skipped. An item without a client_ref gets one that is made of its fields and of how many equal
     lines stand before it. So equal lines in one file are all stored, and nothing is dropped
-    because a like text was added before; give a line "deduplicate": true to have that.
+    because a like text was added before; give a line "deduplicate": true to have that. What was
+    forgotten since does not come back: its client_ref counts as there already.
 
     Each turn of a LoCoMo conversation becomes a memory of "Speaker: text", with its session and
     time, and each conversation an end user that is named by its sample_id (behind --user-prefix),

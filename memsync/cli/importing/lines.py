@@ -10,6 +10,7 @@ from hashlib import blake2b
 import msgspec
 
 from memsync import errors, limits
+from memsync.cli.exits import UsageProblem
 from memsync.wire import codec, requests
 from memsync.wire.requests import AddItem
 
@@ -58,10 +59,16 @@ class Bulk(msgspec.Struct, frozen=True):
 
 
 async def read_chunks(descriptor: int) -> AsyncIterator[bytes]:
-    """The bytes of a file, pipe or terminal as they come; waits without blocking the loop."""
+    """The bytes of a file, pipe or terminal as they come; waits without blocking the loop.
+
+    Raises `UsageProblem` where it cannot be read.
+    """
     while True:
         await _wait_readable(descriptor)
-        chunk = os.read(descriptor, CHUNK_BYTES)
+        try:
+            chunk = os.read(descriptor, CHUNK_BYTES)
+        except OSError as error:
+            raise UsageProblem(f"the file cannot be read on ({error.strerror})") from error
         if not chunk:
             return
         yield chunk

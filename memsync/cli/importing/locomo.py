@@ -28,7 +28,7 @@ from memsync.wire import codec
 from memsync.wire.requests import AddItem, format_moment
 
 TIME_FORMAT = "%I:%M %p on %d %B, %Y"
-_SESSION = re.compile(r"session_([0-9]{1,6})")
+_SESSION = re.compile(r"session_([1-9][0-9]{0,5})")
 
 
 class Turn(msgspec.Struct, frozen=True):

@@ -177,7 +177,7 @@ def test_no_cluster_is_said_at_once(shell: Shell, write_lines: WriteLines) -> No
 
 
 def test_files_that_cannot_be_read(shell: Shell, tmp_path: Path) -> None:
-    for path in (tmp_path, tmp_path / "absent", "a\0b"):
+    for path in (tmp_path, tmp_path / "absent", "a\0b", "/proc/self/mem"):
         assert shell("import", str(path)).code == 2
 
 

@@ -213,3 +213,10 @@ def test_json_lines_that_begin_like_a_document_stay_lines(
     lines = '\n\n{"text": "a", "metadata": {"conversation": {"session_1": []}}}\n{"text": "b"}\n'
     assert shell("import", write(lines)).code == 0
     assert backend.texts(USER) == ["a", "b"]
+
+
+def test_a_session_is_numbered_without_zeros() -> None:
+    found = conversation(turn())
+    found["conversation"]["session_01"] = [turn(dia_id="D2:1")]
+    assert [one.name for one in locomo.read_conversation(found).sessions] == ["session_1"]
+    assert not locomo.is_conversation({"conversation": {"session_01": [turn()]}})
