@@ -123,7 +123,7 @@ def starter(home: Home) -> str:
 def checked_url(text: str | None) -> str:
     """An HTTP address without a slash at its end; raises `ConfigurationError` for anything else."""
     parts = _split(text or "", HTTP_SCHEMES, "http://127.0.0.1:8080")
-    if parts.query or parts.fragment or parts.username:
+    if parts.query or parts.fragment or "@" in parts.netloc:
         raise ConfigurationError(
             f"url (--url, {URL_VARIABLE}): only scheme, host, port and path are allowed"
         )
@@ -135,7 +135,16 @@ def _bus_target(
 ) -> Target:
     texts = named.split(",") if isinstance(named, str) else named
     servers = tuple(one.strip() for one in texts if one.strip())
-    parts = [_split(one, NATS_SCHEMES, "nats://127.0.0.1:4222") for one in servers]
+    is_secret = any("@" in one for one in servers)  # perhaps a comma in a password cut it in two
+    parts = [
+        _split(
+            one,
+            NATS_SCHEMES,
+            "nats://127.0.0.1:4222",
+            shown=f"number {number} of servers" if is_secret and "@" not in one else None,
+        )
+        for number, one in enumerate(servers, 1)
+    ]
     if not servers:
         raise ConfigurationError(f"servers (--nats-url, {NATS_URL_VARIABLE}): no address")
     if (
@@ -154,16 +163,19 @@ def _bus_target(
     )
 
 
-def _split(text: str, schemes: tuple[str, ...], example: str) -> SplitResult:
-    shown = _without_password(text)[:200]
+def _split(
+    text: str, schemes: tuple[str, ...], example: str, *, shown: str | None = None
+) -> SplitResult:
+    """The parts of an address. Nothing that may hold a password is said, so not urllib's reason."""
+    shown = shown or repr(_without_password(text)[:200])
     try:
         parts = urlsplit(text.strip())
         port = parts.port
-    except ValueError as error:
-        raise ConfigurationError(f"{shown!r} is not an address: {error}") from error
+    except ValueError:
+        raise ConfigurationError(f"{shown} is not an address like {example}") from None
     is_printable = text.strip().isprintable() and " " not in text.strip()
     if parts.scheme not in schemes or not parts.hostname or port == 0 or not is_printable:
-        raise ConfigurationError(f"{shown!r} is not an address like {example}")
+        raise ConfigurationError(f"{shown} is not an address like {example}")
     return parts
 
 
@@ -203,5 +215,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _without_password(address: str) -> str:
-    scheme, separator, rest = address.partition("://")
-    return scheme + separator + rest.rpartition("@")[2] if separator else address
+    """The address without whatever stands before its last "@", wherever that is."""
+    before, _, rest = address.rpartition("@")
+    scheme, separator, _ = before.partition("://")
+    return scheme + separator + rest if separator and scheme.isalpha() else rest

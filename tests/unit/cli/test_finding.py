@@ -122,9 +122,18 @@ def test_two_addresses_are_one_too_many() -> None:
         find({"MEMSYNC_URL": "http://h", "MEMSYNC_NATS_URL": "nats://h"})
 
 
-def test_a_password_in_a_wrong_address_is_not_repeated() -> None:
+@pytest.mark.parametrize(
+    "servers",
+    ["nuts://me:secret@host", "me:secret@host", "nats://me:secret/1@host", "nats://me:secret@h:x",
+     "nats://me:secret#@h:x", "nats://me:secret@h\u2100", "nats://me:secret[@host", "//a:secret@h",
+     "nats://me:1,secret@host", "nats://me:secret,1@host", "nats://me:1@secret@h:x"],
+)  # fmt: skip
+def test_a_password_in_a_wrong_address_is_not_repeated(servers: str) -> None:
+    with pytest.raises(ConfigurationError, match="not an address") as caught:
+        find({}, servers=servers)
+    assert "secret" not in str(caught.value)
     with pytest.raises(ConfigurationError) as caught:
-        find({}, servers="nuts://me:secret@host")
+        find({}, url=servers.replace("nats:", "http:"))
     assert "secret" not in str(caught.value)
 
 
