@@ -22,6 +22,7 @@ from memsync.cli.status_of_processes import (
     Places,
     Process,
     check_anybody,
+    is_of_home,
     other_versions,
     places_of,
     read_processes,
@@ -57,7 +58,7 @@ def status(session: Session) -> int:
     peer is. Exit code 0 if everything is ready, 1 if something is not, 3 if nothing answers.
     """
     target = session.keyless_target
-    if target.url is None and target.home is None:
+    if target.url is None and not is_of_home(target):
         report = _report_of_bus(session)
     else:
         places = places_of(target)

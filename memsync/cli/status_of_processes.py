@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
@@ -20,6 +21,7 @@ from memsync.errors import NoCluster
 from memsync.homes import HOST, Home, is_locked
 
 TIMEOUT_S = 2.0
+NATS_PORT = 4222  # where an address names none
 GATEWAY_TRIES = 8  # gateways share one socket: who answers is chance
 GATEWAY_ROUNDS = 3
 
@@ -56,14 +58,46 @@ class Places(msgspec.Struct, frozen=True, kw_only=True):
 
 def places_of(target: Target) -> Places:
     """Where the processes of a target are; raises `UsageProblem` where it has no HTTP address."""
-    if target.url is None and target.home is None:
-        raise UsageProblem("only NATS servers are named: give --url, too")
-    home = target.home if target.is_local else None
+    home = target.home if is_of_home(target) else None
+    if target.url is None and home is None:
+        raise UsageProblem(
+            f"{target.name} is not the bus of the cluster in {target.home.path}: give --url, too"
+            if target.home
+            else "only NATS servers are named: give --url, too"
+        )
     peers = _peer_urls(home) if home else {}
     names = _gateway_names(home) if home else []
     has_gateways = bool(names) or not peers or (target.url is not None and not target.is_homes_own)
     url = (target.url or _gateway_url(home)) if has_gateways else None
     return Places(url=url, gateways=names, peers=peers, home=home, is_local=target.is_local)
+
+
+def is_of_home(target: Target) -> bool:
+    """Whether the address is one of the home's cluster, and not of another one that is named."""
+    home = target.home
+    if home is None or not target.is_local:
+        return False
+    if target.is_homes_own:
+        return True
+    if target.url is None:
+        return {_port(one) or NATS_PORT for one in target.nats_servers} <= _nats_ports(home)
+    known = set(_peer_urls(home).values())
+    if (settings := _gateway_settings(home)) is not None:
+        known.add(f"http://{HOST}:{settings.http_port}")
+    parts = urlsplit(target.url)
+    return not parts.path and (parts.port or 80) in {_port(one) for one in known}
+
+
+def _nats_ports(home: Home) -> set[int | None]:
+    found = (
+        config.load(path, config.PeerSettings).nats.servers
+        for path in home.path.glob("config/peer-*.toml")
+    )
+    return {_port(server) or NATS_PORT for servers in found for server in servers}
+
+
+def _port(address: str) -> int | None:
+    return urlsplit(address).port
 
 
 def _gateway_names(home: Home) -> list[str]:
@@ -168,7 +202,7 @@ async def ask_process(
         response = await client.get(url + "/status.json", headers=headers)
         told: dict[str, Any] = msgspec.json.decode(response.content, type=dict[str, Any])
         checks: dict[str, str] = told["checks"]
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
         failed = {"http": type(error).__name__}
         return Process(name=name, url=url, state="unreachable", failed=failed)
     except (msgspec.DecodeError, KeyError):

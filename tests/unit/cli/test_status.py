@@ -9,16 +9,25 @@ import pytest
 from rich.console import Console
 
 from memsync import __version__
+from memsync.cli.exits import UsageProblem
 from memsync.cli.output import fitting
 from memsync.cli.status import age
 from memsync.cli.status_of_bus import BusState, Stripe
-from memsync.cli.status_of_processes import Places, Process, check_anybody, other_versions
+from memsync.cli.status_of_processes import (
+    Places,
+    Process,
+    check_anybody,
+    other_versions,
+    places_of,
+)
+from memsync.client.finding import find
 from memsync.errors import NoCluster
 from memsync.homes import Home
 from memsync.ids import Position
 from memsync.local.home import locked
 from tests.unit.cli.conftest import Shell
 from tests.unit.cli.serving import ClusterBackend
+from tests.unit.cli.test_finding import made_home
 
 
 @pytest.mark.usefixtures("url")
@@ -118,3 +127,18 @@ def test_a_table_that_does_not_fit_becomes_blocks() -> None:
         assert lines[0].startswith(heading)
         assert any("a" * 40 in line for line in lines)
         assert "Empty" not in capture.get()
+
+
+def test_a_home_stands_only_for_its_own_cluster(tmp_path: Path) -> None:
+    home = made_home(tmp_path / "home", offset=7)
+    environment = {"MEMSYNC_HOME": str(home.path)}
+    for own in (
+        find(environment),
+        find(environment, url="http://localhost:8087"),
+        find(environment, servers="nats://127.0.0.1:4229"),
+    ):
+        assert places_of(own).home == home
+    other = places_of(find(environment, url="http://127.0.0.1:9000"))
+    assert (other.home, other.peers, other.gateways) == (None, {}, [])
+    with pytest.raises(UsageProblem, match="give --url"):
+        places_of(find(environment, servers="nats://127.0.0.1:4999"))
