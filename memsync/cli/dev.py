@@ -63,10 +63,9 @@ def dev(
 
 def _hint(home: Home) -> str:
     """How to stop it, and what other commands need to find it, unless they look there anyway."""
-    from memsync.local import dev as local
+    from memsync.client.finding import is_found
 
-    looked_at = os.environ.get(HOME_VARIABLE) or local.default_home(os.environ)
-    if looked_at and home == local.home_for(os.environ, Path(looked_at)):
+    if is_found(home, os.environ):
         return "stop: Ctrl-C"
     return f"stop: Ctrl-C; others find it with {HOME_VARIABLE}={home.path}"
 

@@ -8,6 +8,8 @@ gives one, itself or in `MEMSYNC_API_KEY`.
 from __future__ import annotations
 
 import ipaddress
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, urlsplit
@@ -90,6 +92,12 @@ def find_home(environment: Mapping[str, str], named: Path | None = None) -> Home
     return next((home for home in homes if home.key.is_file()), None)
 
 
+def is_found(home: Home, environment: Mapping[str, str]) -> bool:
+    """Whether who names no home finds this one from the current folder, once it is prepared."""
+    homes = (Home(path.absolute()) for path in _candidates(environment, None))
+    return next((one for one in homes if one == home or one.key.is_file()), None) == home
+
+
 def _candidates(environment: Mapping[str, str], named: Path | None) -> list[Path]:
     if named is not None:
         return [named]
@@ -116,8 +124,13 @@ def home_url(home: Home, environment: Mapping[str, str]) -> str:
 
 
 def starter(home: Home) -> str:
-    """The command that starts the cluster of this home again."""
-    return "scripts/up" if home.config("gateway-1.toml").exists() else "memsync dev"
+    """The command that starts the cluster of this home again, from the current folder."""
+    chosen, path = os.environ.get(HOME_VARIABLE), shlex.quote(str(home.path))
+    if home.config("gateway-1.toml").exists():
+        is_default = Path(chosen or HOME_DEFAULT).absolute() == home.path
+        return "scripts/up" if is_default else f"{HOME_VARIABLE}={path} scripts/up"
+    is_default = Path(chosen or Path("~", HOME_DEFAULT).expanduser()).absolute() == home.path
+    return "memsync dev" if is_default else f"memsync dev --home {path}"
 
 
 def checked_url(text: str | None) -> str:

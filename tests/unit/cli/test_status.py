@@ -90,11 +90,11 @@ def test_a_home_that_does_not_answer_is_told_how_to_go_on(tmp_path: Path) -> Non
     peers = {"peer-1": "http://127.0.0.1:1"}
     places = Places(url=None, gateways=[], peers=peers, home=home, is_local=True)
     silent = [Process(name="peer-1", url="http://127.0.0.1:1", state="unreachable")]
-    with pytest.raises(NoCluster, match="start it with memsync dev"):
+    with pytest.raises(NoCluster, match=r"start it with memsync dev --home"):
         check_anybody(silent, places)
     home.config("gateway-1.toml").parent.mkdir()
     home.config("gateway-1.toml").touch()
-    with pytest.raises(NoCluster, match="start it with scripts/up"):
+    with pytest.raises(NoCluster, match=r"start it with MEMSYNC_HOME=\S+ scripts/up"):
         check_anybody(silent, places)
     with locked(home), pytest.raises(NoCluster, match="none of its processes answers yet"):
         check_anybody(silent, places)

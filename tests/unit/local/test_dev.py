@@ -76,7 +76,21 @@ def test_callers_find_it_by_its_home_alone(home: Home, tmp_path: Path) -> None:
     target = find({"HOME": str(tmp_path)})
     assert target.url == "http://127.0.0.1:19080"
     assert target.api_key == home.key.read_text().strip()
+
+
+def test_the_command_that_starts_it_again_names_a_home_that_is_not_the_default(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MEMSYNC_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
     assert starter(home) == "memsync dev"
+    monkeypatch.setenv("HOME", "/elsewhere")
+    assert starter(home) == f"memsync dev --home {home.path}"
+    home.config("gateway-1.toml").touch()
+    assert starter(home) == f"MEMSYNC_HOME={home.path} scripts/up"
+    monkeypatch.setenv("MEMSYNC_HOME", str(home.path))
+    assert starter(home) == "scripts/up"
 
 
 def test_a_home_of_another_size_is_refused_and_kept(home: Home) -> None:
@@ -93,7 +107,13 @@ def test_the_line_says_how_others_find_it_where_they_would_not(
 ) -> None:
     monkeypatch.delenv("MEMSYNC_HOME", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir("/")
     assert command._hint(home) == "stop: Ctrl-C"
+    nearer = tmp_path / "here" / ".memsync"
+    nearer.mkdir(parents=True)
+    (nearer / "dev.key").touch()
+    monkeypatch.chdir(nearer.parent)
+    assert f"MEMSYNC_HOME={home.path}" in command._hint(home)
     monkeypatch.setenv("HOME", "/elsewhere")
     assert f"MEMSYNC_HOME={home.path}" in command._hint(home)
     assert find_home({"MEMSYNC_HOME": str(home.path)}) == home
