@@ -67,6 +67,7 @@ class Cluster:
         return {
             HOME_VARIABLE: str(self.home),
             "MEMSYNC_URL": self.url,
+            "MEMSYNC_NATS_URL": "",  # two addresses are one too many
             "MEMSYNC_API_KEY": self.api_key,
         }
 
