@@ -104,7 +104,8 @@ async def test_a_killed_leader_makes_no_answer_false(real: RealBed) -> None:
     inside = [message.message_id for message in found.values()]
     assert len(set(inside)) == len(inside)
     assert not {*attempts.refused} & {*inside}
-    assert {type(each) for each in attempts.refused.values()} == {NoStripeLeader}
+    # Definite either way: no leader, or the connection itself went with the server.
+    assert {type(each) for each in attempts.refused.values()} <= {NoStripeLeader, Unavailable}
     assert set(inside) <= {*attempts.stored, *attempts.unknown, "last"}
     assert (await leader()) != led_by
 

@@ -114,7 +114,8 @@ def test_the_life_of_a_local_cluster(place: Place, tmp_path: Path) -> None:
     first = place.start(tmp_path / "first")
     said = (tmp_path / "first").read_text().splitlines()[-1]
     assert f"http://127.0.0.1:{place.ports.http}  key: {place.home.key}" in said
-    assert place.are_ready()
+    # One gateway has said so; the other looks at the peers once a second.
+    wait_until(place.are_ready, "the other gateway says it too", 5.0)
     assert sorted(place.pids()) == sorted(EVERYBODY)
 
     second = place.run("up")
