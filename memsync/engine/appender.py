@@ -51,9 +51,9 @@ VERDICT_GRACE_S = 0.05
 
 class _Pending(msgspec.Struct, eq=False):
     write: Write
+    packed: bytes
     ack: Ack
     deadline_s: float
-    size_bytes: int
     future: asyncio.Future[Written]
 
 
@@ -130,13 +130,14 @@ class Appender:
             return await self._conditional.write(write, condition, ack=ack, deadline_s=deadline_s)
         if len(self._queue) >= limits.WRITES_QUEUED_MAX:
             raise Unavailable(f"{len(self._queue)} writes wait already; nothing was written")
-        size_bytes = len(codec.pack(write))
+        packed = codec.pack(write)
+        size_bytes = len(packed)
         if size_bytes > limits.FRAME_BYTES_MAX:
             raise PayloadTooLarge(
                 f"a write of {size_bytes} bytes, at most {limits.FRAME_BYTES_MAX}"
             )
         future: asyncio.Future[Written] = asyncio.get_running_loop().create_future()
-        pending = _Pending(write, ack, deadline_s, size_bytes, future)
+        pending = _Pending(write, packed, ack, deadline_s, future)
         self._queue.append(pending)
         self._arrived.set()
         return await self._answer(pending)
@@ -191,10 +192,10 @@ class Appender:
 
     def _next_batch(self) -> list[_Pending]:
         batch = [self._queue.popleft()]
-        operations, size = len(batch[0].write.operations), batch[0].size_bytes
+        operations, size = len(batch[0].write.operations), len(batch[0].packed)
         while self._queue:
             operations += len(self._queue[0].write.operations)
-            size += self._queue[0].size_bytes
+            size += len(self._queue[0].packed)
             if operations > limits.FRAME_OPERATIONS_MAX or size > limits.FRAME_BYTES_TARGET:
                 break
             batch.append(self._queue.popleft())
@@ -206,7 +207,7 @@ class Appender:
         deadline_s = min(latest_s, self._clock.steady_s() + limits.FRAME_S_MAX)
         frame: Frame | None = None
         try:
-            frame, data = self._frames.make([pending.write for pending in batch])
+            frame, data = self._frames.make([pending.packed for pending in batch])
             metrics.FRAME_WRITES.observe(len(batch))
             applied = self._applier.expect(frame)
             position = await self._store_frame(frame, data, batch, deadline_s)

@@ -23,6 +23,7 @@ from memsync.engine.progress import Progress
 from memsync.errors import MemsyncError, OutcomeUnknown, Unavailable, VersionConflict
 from memsync.ids import Position, RecordKey, scope_key
 from memsync.ports import Log, Store
+from memsync.wire import codec
 from memsync.wire.operations import Stamp, Write, frame_id
 from memsync.wire.requests import Ack
 
@@ -91,7 +92,7 @@ class Conditional:
             return done
         above = await self._checked_version(condition)
         stamped = msgspec.structs.replace(write, stamp=self._frames.stamp(above))
-        frame, data = self._frames.make([stamped])
+        frame, data = self._frames.make([codec.pack(stamped)])
         applied = self._applier.expect(frame)
         try:
             position = await self._log.publish(

@@ -13,7 +13,7 @@ from memsync.errors import Internal, InvariantBroken
 from memsync.ids import Position, RecordKey
 from memsync.telemetry import describe, logger
 from memsync.wire import codec
-from memsync.wire.operations import SCHEMA, Frame, Stamp, Write
+from memsync.wire.operations import SCHEMA, Frame, Stamp
 
 
 class Written(msgspec.Struct, frozen=True):
@@ -42,11 +42,12 @@ class Frames:
         )
         return self._last
 
-    def make(self, writes: Sequence[Write]) -> tuple[Frame, bytes]:
-        """A frame as it will be read: decoded and dry-joined before anybody sees it."""
+    def make(self, writes: Sequence[bytes]) -> tuple[Frame, bytes]:
+        """A frame of packed writes as it will be read: decoded and dry-joined before anybody sees
+        it. The bytes are those of `codec.pack` of the frame; each write is encoded once."""
         self._number += 1
-        frame = Frame(SCHEMA, self.incarnation, self._number, list(writes))
-        data = codec.pack(frame)
+        packed = [msgspec.Raw(write) for write in writes]
+        data = codec.pack((SCHEMA, self.incarnation, self._number, packed))
         try:
             decoded = codec.decode_frame(data)
             for write in decoded.writes:
