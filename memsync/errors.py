@@ -12,7 +12,8 @@
     ├── NotFound                404  NOT_FOUND
     │   └── ProjectNotFound     404  PROJECT_NOT_FOUND
     ├── MethodNotAllowed        405  METHOD_NOT_ALLOWED
-    ├── VersionConflict         409  VERSION_CONFLICT
+    ├── Conflict                409  CONFLICT
+    │   └── VersionConflict     409  VERSION_CONFLICT
     ├── PayloadTooLarge         413  PAYLOAD_TOO_LARGE
     ├── ValidationFailed        422  VALIDATION_ERROR
     │   └── KeyReused           422  IDEMPOTENCY_KEY_REUSED
@@ -23,6 +24,8 @@
         ├── NoQuorum            503  NO_QUORUM
         ├── NoStripeLeader      503  NO_STRIPE_LEADER
         ├── NoCluster           503  NO_CLUSTER        (of the client library; never an answer)
+        ├── NoRoom              503  OVERLOADED        (inside a peer: nobody was asked)
+        ├── StoreDamaged        503  OVERLOADED        (ends the peer; its next start mends it)
         └── OutcomeUnknown      503  OUTCOME_UNKNOWN   (the only one that is not definite)
 
 `definite` means: it did not happen and will not. `retryable` means: the same request may succeed
@@ -132,11 +135,17 @@ class MethodNotAllowed(MemsyncError):
     http_status = 405
 
 
-class VersionConflict(MemsyncError):
+class Conflict(MemsyncError):
+    """What is there does not allow it; the message says what, and what to do."""
+
+    code = "CONFLICT"
+    http_status = 409
+
+
+class VersionConflict(Conflict):
     """`if_version` is not the current version; `details.current_version` is."""
 
     code = "VERSION_CONFLICT"
-    http_status = 409
 
 
 class PayloadTooLarge(MemsyncError):
@@ -204,6 +213,17 @@ class NoCluster(Unavailable):
     library raises it: no answer can say it."""
 
     code = "NO_CLUSTER"
+
+
+class NoRoom(Unavailable):
+    """As many calls as may be are under way already, so that this one was not made: it says nothing
+    of whom it was for, and no breaker counts it."""
+
+
+class StoreDamaged(Unavailable):
+    """The file of this peer's store is damaged. The process ends with 1; at its next start the file
+    is set aside and the store is filled from the other members. To callers it is as any other
+    reason to ask somebody else."""
 
 
 class OutcomeUnknown(Unavailable):

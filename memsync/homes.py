@@ -7,14 +7,17 @@ makes, changes and ends a cluster is `memsync.local`.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 
 from memsync.errors import ConfigurationError
 
 HOME_VARIABLE = "MEMSYNC_HOME"
 HOME_DEFAULT = ".memsync"
+MEMORY = Path("/dev/shm")
 OFFSET_VARIABLE = "MEMSYNC_PORT_OFFSET"
 HOST = "127.0.0.1"
 HTTP_PORT = 8_080
@@ -75,6 +78,13 @@ class Home:
     def keeper_pid_files(self) -> list[Path]:
         """The pid files of the keepers."""
         return sorted(self.path.glob("run/keepers/*.pid"))
+
+
+def memory_of(data_dir: Path) -> Path:
+    """Where a peer with this data folder keeps what is to outlive its process but not the power of
+    the machine (adapters/recollection.py)."""
+    name = blake2b(str(data_dir.resolve()).encode(), digest_size=12).hexdigest()
+    return MEMORY / f"memsync-{os.geteuid()}-{name}"
 
 
 def is_locked(home: Home) -> bool:

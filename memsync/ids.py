@@ -8,7 +8,9 @@ that a process leases at its start is also its **incarnation**, so no stamp is u
 
 from __future__ import annotations
 
+import os
 import secrets
+from collections import deque
 from hashlib import blake2b
 from typing import NewType
 
@@ -28,7 +30,7 @@ NUMBERS_PER_BLOCK = 1 << limits.ID_NUMBER_BITS
 ENVIRONMENTS = ("development", "staging", "production")
 
 
-class Scope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Scope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """Whose data it is. Every read and write names all four parts; nothing crosses them.
 
     `organisation` is the organisation's id; `project` is "" for rows without a project;
@@ -42,7 +44,7 @@ class Scope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     end_user: str
 
 
-class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Position(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """A place in the log: (stripe, its generation, sequence in that generation's stream)."""
 
     stripe: int
@@ -51,6 +53,9 @@ class Position(msgspec.Struct, frozen=True, array_like=True, order=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_RANDOM_BLOCK_BYTES = 4_096
+_random: deque[bytes] = deque()  # asked of the system and not given out yet, 16 bytes each
+os.register_at_fork(after_in_child=_random.clear)
 
 
 def _digest16(*parts: object) -> bytes:
@@ -98,7 +103,23 @@ def block_of(identifier: int) -> int:
 
 def new_operation_key() -> OperationKey:
     """A key of our own for a request that came without one: 128 random bits, marked as ours."""
-    return OperationKey("~" + secrets.token_hex(16))
+    return OperationKey("~" + random_hex())
+
+
+def is_ours(key: OperationKey) -> bool:
+    """Whether a gateway, the client library or a peer made it; a caller's never begins so."""
+    return key.startswith("~")
+
+
+def random_hex() -> str:
+    """128 random bits as 32 hex digits, of the system's source: fit for names that nobody must
+    guess. Asking the system costs 15 microseconds, for 16 bytes as for 4,096."""
+    try:
+        return _random.popleft().hex()
+    except IndexError:
+        block = secrets.token_bytes(_RANDOM_BLOCK_BYTES)
+        _random.extend(block[i : i + 16] for i in range(16, _RANDOM_BLOCK_BYTES, 16))
+        return block[:16].hex()
 
 
 def user_number(scope: Scope) -> int:

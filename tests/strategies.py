@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from memsync import ids
 from memsync.ids import OperationKey, RecordKey, Scope
 from memsync.wire import codec
 from memsync.wire.operations import (
+    ELEMENTS,
     REGISTERS,
     ApiKeyOrigin,
     Attach,
@@ -18,12 +20,15 @@ from memsync.wire.operations import (
     Create,
     Envelope,
     ItemOutcome,
+    MembershipOrigin,
     MemoryOrigin,
     Operation,
     OrganisationOrigin,
     Origin,
     ProjectOrigin,
     Purge,
+    Relation,
+    Signal,
     Stamp,
     Update,
     Write,
@@ -62,6 +67,7 @@ def _memory(text: str, importance: float) -> MemoryOrigin:
     )
 
 
+@cache
 def origins(kind: str) -> st.SearchStrategy[Origin]:
     """Origins of a kind; few enough that two are often equal."""
     text = st.sampled_from(["one", "two"])
@@ -74,6 +80,7 @@ def origins(kind: str) -> st.SearchStrategy[Origin]:
         ),
         "organisation": text.map(lambda t: OrganisationOrigin(t, t, 1)),
         "project": text.map(lambda t: ProjectOrigin(t, t, 1)),
+        "membership": text.map(lambda t: MembershipOrigin([t])),
     }[kind]
 
 
@@ -98,10 +105,48 @@ def register_values(draw: st.DrawFn, kind: str) -> dict[str, bytes]:
     }
 
 
+_STAMPS = [Stamp(time, incarnation) for time in (0, 3, 6) for incarnation in (0, 2)]
+_ELEMENTS: dict[Any, list[bytes]] = {
+    Relation: [
+        codec.pack(Relation(stamp, record_of("memory", 2)[0], kind, 0.5, metadata))
+        for stamp in _STAMPS
+        for kind in ("similar", "extends")
+        for metadata in (None, codec.seal({"a": 1}))
+    ],
+    Signal: [
+        codec.pack(Signal(stamp, signal, comment))
+        for stamp in _STAMPS
+        for signal in ("positive", "ignored")
+        for comment in (None, codec.seal("good"))
+    ],
+}
+
+
+@cache
+def element_sets(kind: str) -> st.SearchStrategy[dict[str, dict[str, bytes]]]:
+    """Elements of the sets that a kind has, by few operation keys; {} for a kind without any."""
+    choices = [
+        (name, key, value)
+        for name, form in sorted(ELEMENTS.get(kind, {}).items())
+        for key in ("o1", "o2")
+        for value in _ELEMENTS[form]
+    ]
+    if not choices:
+        return st.just({})
+    return st.lists(st.sampled_from(choices), max_size=3).map(_as_sets)
+
+
+def _as_sets(elements: list[tuple[str, str, bytes]]) -> dict[str, dict[str, bytes]]:
+    sets: dict[str, dict[str, bytes]] = {}
+    for name, key, value in elements:
+        sets.setdefault(name, {})[key] = value
+    return sets
+
+
+@cache
 def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
     """Operations of every form on one record."""
     key, scope = record_of(kind, number)
-    values = st.sampled_from([codec.pack(v) for v in (None, True, "a", ["b"], 0.5)])
     small = st.integers(0, 3)
     names = st.sampled_from(["uses", "views"])
     return st.one_of(
@@ -135,11 +180,7 @@ def operations(kind: str, number: int) -> st.SearchStrategy[Operation]:
             record=st.just(key),
             scope=st.just(scope),
             kind=st.just(kind),
-            elements=st.dictionaries(
-                names,
-                st.dictionaries(st.sampled_from(["o1", "o2"]), values, max_size=2),
-                max_size=2,
-            ),
+            elements=element_sets(kind),
         ),
     )
 

@@ -19,6 +19,7 @@ HINTS = {  # what to do, by the code of the error
     "INVALID_API_KEY": "see MEMSYNC_API_KEY, or dev.key in the home of a local cluster",
     "API_KEY_REVOKED": "take another one (memsync keys create)",
     "INSUFFICIENT_SCOPE": "take a key with that scope (memsync keys create --scope)",
+    "CONFLICT": "see memsync cluster members",
     "OVERLOADED": "try again in a moment",
     "NO_QUORUM": "see memsync status for what is down, and try again",
     "NO_STRIPE_LEADER": "see memsync status for what is down, and try again",

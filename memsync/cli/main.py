@@ -11,7 +11,7 @@ import typer
 from typer.exceptions import TyperException
 
 from memsync import __version__
-from memsync.cli import dev, founding, keys, memories, status
+from memsync.cli import cluster, dev, founding, keys, memories, organisations, relations
 from memsync.cli.exits import (
     EXIT_CODES,
     FAILURES,
@@ -24,6 +24,7 @@ from memsync.cli.exits import (
 )
 from memsync.cli.importing import command as importing
 from memsync.cli.output import note, show_failure
+from memsync.cli.status import command as status
 from memsync.cli.top import command as watching
 
 HELP = """A memory for AI agents that survives its servers.
@@ -58,6 +59,10 @@ def build_app() -> typer.Typer:
     app.command("update")(memories.update)
     app.command("forget")(memories.forget)
     app.command("list")(memories.list_memories)
+    app.command("relate")(relations.relate)
+    app.command("feedback")(relations.feedback)
+    app.command("graph")(relations.graph)
+    app.command("explain")(relations.explain)
     app.command("import")(importing.import_file)
     app.command("status")(status.status)
     app.command("top")(watching.top)
@@ -68,6 +73,15 @@ def build_app() -> typer.Typer:
     key_app.command("list")(keys.list_keys)
     key_app.command("revoke")(keys.revoke)
     app.add_typer(key_app, name="keys", help="Make, list and revoke API keys.")
+    cluster_app = typer.Typer(**style)
+    cluster_app.command("members")(cluster.members)
+    cluster_app.command("join")(cluster.join)
+    cluster_app.command("remove")(cluster.remove)
+    app.add_typer(cluster_app, name="cluster", help="Show and change who belongs to the cell.")
+    org_app = typer.Typer(**style)
+    org_app.command("show")(organisations.show)
+    org_app.command("set")(organisations.set_defaults)
+    app.add_typer(org_app, name="org", help="Show and set what counts for your organisation.")
     return app
 
 

@@ -137,6 +137,9 @@ def recall(
     metadata: Metadata = None,
     tier: Computation = None,
     consistency: Consistency = None,
+    now: Annotated[
+        str | None, typer.Option(help='When "last week" is said, if not now. ISO 8601.')
+    ] = None,
 ) -> int:
     """Recall memories by meaning, the best first.
 
@@ -159,15 +162,20 @@ def recall(
         "filters": given or None,
         "computation_tier": tier,
         "consistency": consistency,
+        "now": now,
     }
     reply = session.ask("memory.query", fields)
-    answer = reply.read(replies.QueryAnswer)
+    _show_recalled(session, reply.body, reply.read(replies.QueryAnswer))
+    return OK
+
+
+def _show_recalled(session: Session, body: bytes, answer: replies.QueryAnswer) -> None:
     output = session.output
     if answer.degraded:
         output.note(f"degraded answer, without: {', '.join(answer.degraded_components)}")
     if output.as_json:
-        output.document(reply.body)
-        return OK
+        output.document(body)
+        return
     rows = [
         (
             f"{memory.score:.3f}",
@@ -181,7 +189,6 @@ def recall(
         output.table(("Score", "When", "Id", "Text"), rows)
     else:
         output.note(f"nothing found for {session.user}")
-    return OK
 
 
 def _when(memory: replies.Memory, output: Output) -> str:

@@ -22,7 +22,14 @@ from memsync.cli.exits import OK, Failure, code_of, exit_code_of, sentence_of
 from memsync.wire import codec
 
 Cell = object  # shown by str; None is shown as nothing
-STATES = {"ready": "green", "answering": "green", "unseen": "yellow"}  # others are red
+STATES = {  # others are red
+    "ready": "green",
+    "answering": "green",
+    "alive": "green",
+    "unseen": "yellow",
+    "observer": "yellow",
+    "no member": "yellow",
+}
 LAST_COLUMN_MIN = 24  # narrower than this, a column of wrapped text is hard to read
 GAP = 2
 LONG_TEXT = 600  # characters of a memory that a list shows on a terminal; `get` shows all

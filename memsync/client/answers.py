@@ -12,7 +12,12 @@ import msgspec
 
 from memsync import errors
 
-READS = frozenset({"memory.query", "memory.get", "memory.list", "keys.list"})
+READS = frozenset(
+    {
+        "memory.query", "memory.get", "memory.list", "memory.graph", "memory.explanation",
+        "keys.list", "org.get", "cluster.members",
+    }
+)  # fmt: skip
 
 T = TypeVar("T")
 

@@ -15,16 +15,20 @@ from memsync.client.options import (
     OPTIONS,
     AddOptions,
     BulkAddOptions,
+    FeedbackOptions,
     ForgetOptions,
+    GraphOptions,
     Items,
     KeyOptions,
     ListOptions,
     QueryOptions,
     ReadOptions,
+    RelateOptions,
     UpdateOptions,
     WriteOptions,
 )
-from memsync.wire import codec, replies, requests
+from memsync.wire import codec, relations, replies, requests
+from memsync.wire.relations import FeedbackSignal, RelationshipType
 
 Body = TypeVar("Body", bound=msgspec.Struct)
 Ids = list[int]  # inside the class `list` is a method
@@ -121,6 +125,63 @@ class Client(Caller):
         """A page of all memories, the newest first."""
         reply = await self._ask("memory.list", requests.ListRequest, _no_problems, options)
         return reply.read(replies.MemoryPage)
+
+    async def relate(
+        self,
+        memory_id: int,
+        to_memory_id: int,
+        relationship_type: RelationshipType,
+        **options: Unpack[RelateOptions],
+    ) -> replies.RelationInfo:
+        """Say how a memory stands to another; each end is then recalled more easily where the other
+        is found. Of one type there is one relation between two memories: the newest counts."""
+        reply = await self._ask(
+            "memory.relate",
+            relations.RelateRequest,
+            relations.relate_problems,
+            options,
+            memory_id=memory_id,
+            to_memory_id=to_memory_id,
+            relationship_type=relationship_type,
+        )
+        return reply.read(replies.RelationInfo)
+
+    async def feedback(
+        self, memory_id: int, signal: FeedbackSignal, **options: Unpack[FeedbackOptions]
+    ) -> replies.FeedbackTaken:
+        """Say what a memory was worth: this moves its importance, further where signals agree."""
+        reply = await self._ask(
+            "memory.feedback",
+            relations.FeedbackRequest,
+            relations.feedback_problems,
+            options,
+            memory_id=memory_id,
+            signal=signal,
+        )
+        return reply.read(replies.FeedbackTaken)
+
+    async def graph(
+        self, memory_id: int | None = None, **options: Unpack[GraphOptions]
+    ) -> replies.Graph:
+        """A memory with what is related to it, up to `depth` relations away; without an id the
+        newest memories, those that have relations first."""
+        reply = await self._ask(
+            "memory.graph", relations.GraphRequest, _no_problems, options, memory_id=memory_id
+        )
+        return reply.read(replies.Graph)
+
+    async def explanation(
+        self, query_id: str, **options: Unpack[ReadOptions]
+    ) -> replies.Explanation:
+        """Why a recall was answered as it was, by the `query_id` of its answer; for 7 days."""
+        reply = await self._ask(
+            "memory.explanation",
+            relations.ExplanationRequest,
+            _no_problems,
+            options,
+            query_id=query_id,
+        )
+        return reply.read(replies.Explanation)
 
     async def _ask(
         self,

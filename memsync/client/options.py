@@ -71,6 +71,7 @@ class QueryOptions(ReadOptions, total=False):
     weights: Mapping[str, float] | None
     computation_tier: ComputationTier
     explain: bool
+    now: Moment | None
 
 
 class UpdateOptions(WriteOptions, total=False):
@@ -90,6 +91,26 @@ class ForgetOptions(WriteOptions, total=False):
     filters: ForgetFilters | Fields | None
     dry_run: bool
     reason: str | None
+
+
+class RelateOptions(WriteOptions, total=False):
+    """The fields of `RelateRequest` beside the ids and the type."""
+
+    confidence: float | None
+    metadata: Fields | None
+
+
+class FeedbackOptions(WriteOptions, total=False):
+    """The fields of `FeedbackRequest` beside the id and the signal."""
+
+    comment: str | None
+
+
+class GraphOptions(ReadOptions, total=False):
+    """The fields of `GraphRequest` beside the id."""
+
+    limit: int
+    depth: int
 
 
 class ListOptions(ReadOptions, total=False):

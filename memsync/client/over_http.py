@@ -7,6 +7,7 @@ Foreign exceptions are translated here.
 from __future__ import annotations
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 import httpx
 
@@ -26,11 +27,20 @@ ROUTES = {
     "memory.update": ("PATCH", "/memory/{memory_id}"),
     "memory.forget": ("DELETE", "/memory/forget"),
     "memory.list": ("GET", "/memory/list"),
+    "memory.relate": ("POST", "/memory/{memory_id}/relations"),
+    "memory.feedback": ("POST", "/memory/{memory_id}/feedback"),
+    "memory.explanation": ("GET", "/memory/explanations/{query_id}"),
+    "memory.graph": ("GET", "/memory/graph"),
     "keys.create": ("POST", "/org/api-keys"),
     "keys.list": ("GET", "/org/api-keys"),
     "keys.revoke": ("POST", "/org/api-keys/{key_id}/revoke"),
+    "org.get": ("GET", "/org"),
+    "org.update": ("PATCH", "/org"),
+    "cluster.members": ("GET", "/admin/cluster"),
+    "cluster.join": ("POST", "/admin/cluster/join"),
+    "cluster.remove": ("POST", "/admin/cluster/remove"),
 }
-IN_PATH = ("memory_id", "key_id")
+IN_PATH = ("memory_id", "key_id", "query_id")
 
 
 class HttpWay:
@@ -55,7 +65,8 @@ class HttpWay:
     async def ask(self, request: Request, timeout_s: float, sent: Callable[[], None]) -> Reply:
         """See `Way`."""
         method, path = ROUTES[request.operation]
-        in_path = {name: request.fields[name] for name in IN_PATH if name in request.fields}
+        names = [name for name in IN_PATH if f"{{{name}}}" in path]
+        in_path = {name: quote(str(request.fields[name]), safe="") for name in names}
         rest = {name: value for name, value in request.fields.items() if name not in in_path}
         body = codec.to_json(rest) if in_path else request.body
         raw = [(name.encode(), value.encode()) for name, value in request.headers.items()]

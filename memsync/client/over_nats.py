@@ -17,6 +17,7 @@ from nats.aio.client import Client
 
 from memsync import errors
 from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.bus_client import BusClient
 from memsync.client.answers import Reply
 from memsync.client.asking import NoAnswerError, NotDeliveredError, Request
 from memsync.client.finding import START, Target
@@ -103,7 +104,7 @@ class NatsWay:
             finally:
                 self._connected = asyncio.get_running_loop().create_future()
                 await connection.close(client)
-                _give_up_waiting(client)
+                connection.give_up_waiting(client)
 
     async def close(self) -> None:
         """The end of `run` has closed the connection."""
@@ -119,7 +120,7 @@ class NatsWay:
         failures: list[str] = []
         refused: Exception | None = None
         for server, options in zip(self._servers, self._options, strict=True):
-            client, closed = Client(), asyncio.Event()
+            client, closed = BusClient(), asyncio.Event()
             try:
                 await _open(client, closed, server, options)
                 return client, closed
@@ -181,16 +182,6 @@ async def _wait_closed(client: Client, closed: asyncio.Event) -> None:
         await asyncio.wait({watching, closing}, return_when=asyncio.FIRST_COMPLETED)
         watching.cancel()
         closing.cancel()
-
-
-def _give_up_waiting(client: Client) -> None:
-    """End the requests that wait for answers over a connection that is gone.
-
-    Uses a private attribute of nats-py, whose version is pinned for it.
-    """
-    for future in list(client._resp_map.values()):
-        if not future.done():
-            future.set_exception(nats.errors.StaleConnectionError())
 
 
 def _options(target: Target, server: str) -> dict[str, Any]:

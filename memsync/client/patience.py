@@ -39,7 +39,11 @@ class RecallTimes:
     def patience_s(self) -> float:
         """How long to wait for a peer before another is asked as well."""
         self._saved = min(HEDGES_SAVED_MAX, self._saved + HEDGES_PER_RECALL)
-        return self._hedge_s if self._saved >= 1.0 else limits.ATTEMPT_TIMEOUT_S
+        return self._hedge_s if self.may_hedge() else limits.ATTEMPT_TIMEOUT_S
+
+    def may_hedge(self) -> bool:
+        """Whether a second peer may be asked as early as the percentile says."""
+        return self._saved >= 1.0
 
     def spend(self) -> None:
         """A second peer was asked."""

@@ -19,16 +19,20 @@ from memsync.client.memory import Client, Ids
 from memsync.client.options import (
     AddOptions,
     BulkAddOptions,
+    FeedbackOptions,
     ForgetOptions,
+    GraphOptions,
     Items,
     KeyOptions,
     ListOptions,
     QueryOptions,
     ReadOptions,
+    RelateOptions,
     UpdateOptions,
     WriteOptions,
 )
 from memsync.wire import replies
+from memsync.wire.relations import FeedbackSignal, RelationshipType
 
 T = TypeVar("T")
 Work = Callable[[Client], Coroutine[Any, Any, T]]
@@ -107,6 +111,32 @@ class SyncClient:
     def list(self, **options: Unpack[ListOptions]) -> replies.MemoryPage:
         """See `Client.list`."""
         return self.run(lambda client: client.list(**options))
+
+    def relate(
+        self,
+        memory_id: int,
+        to_memory_id: int,
+        relationship_type: RelationshipType,
+        **options: Unpack[RelateOptions],
+    ) -> replies.RelationInfo:
+        """See `Client.relate`."""
+        return self.run(
+            lambda client: client.relate(memory_id, to_memory_id, relationship_type, **options)
+        )
+
+    def feedback(
+        self, memory_id: int, signal: FeedbackSignal, **options: Unpack[FeedbackOptions]
+    ) -> replies.FeedbackTaken:
+        """See `Client.feedback`."""
+        return self.run(lambda client: client.feedback(memory_id, signal, **options))
+
+    def graph(self, memory_id: int | None = None, **options: Unpack[GraphOptions]) -> replies.Graph:
+        """See `Client.graph`."""
+        return self.run(lambda client: client.graph(memory_id, **options))
+
+    def explanation(self, query_id: str, **options: Unpack[ReadOptions]) -> replies.Explanation:
+        """See `Client.explanation`."""
+        return self.run(lambda client: client.explanation(query_id, **options))
 
     def run(self, work: Work[T]) -> T:
         """Do something with the client in its own thread, and wait for it."""

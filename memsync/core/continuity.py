@@ -4,7 +4,7 @@ applied.
 Frames are applied in the order of their sequence, each once. What comes early is kept (a bounded
 number) until the gap before it is filled; what comes again is dropped. A higher generation means
 that the stream was lost and made again: reading goes on at its beginning, and what was missing of
-the old generation is the business of anti-entropy.
+the old generation comes from a peer that has it.
 """
 
 from __future__ import annotations
@@ -62,6 +62,21 @@ class Continuity:
             self.restart(Position(position.stripe, position.generation, 1))
         if position.generation == self.next.generation:
             self._end = max(self._end, position.sequence)
+
+    def skip_to(self, end: Position) -> list[RawMessage]:
+        """All up to `end` is here by another way: go on after it. Returns what came early and may
+        be applied now."""
+        if end.generation > self.next.generation:
+            self.restart(Position(end.stripe, end.generation, end.sequence + 1))
+        elif end.generation == self.next.generation and end.sequence >= self.next.sequence:
+            for sequence in [s for s in self._early if s <= end.sequence]:
+                self._early_bytes -= len(self._early.pop(sequence).data)
+            self.next = Position(end.stripe, end.generation, end.sequence + 1)
+        return self.take([])
+
+    def lower_end(self, sequence: int) -> None:
+        """Whatever anybody spoke of: nothing exists above `sequence`, or what came early."""
+        self._end = max([sequence, *self._early])
 
     def restart(self, start: Position) -> None:
         """Go on reading at `start`: a new generation, or after a lawful trim."""

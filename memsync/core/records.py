@@ -23,41 +23,53 @@ record is then there but not visible). What is not well-formed raises `Invariant
 from __future__ import annotations
 
 from hashlib import blake2b
-from typing import Any, TypeVar, assert_never
+from typing import Any, TypeVar, assert_never, get_args
 
 import msgspec
 
 from memsync.errors import InvariantBroken
 from memsync.ids import RecordKey, Scope
 from memsync.wire import codec
+from memsync.wire.exchange import Row
 from memsync.wire.operations import (
+    ELEMENTS,
     REGISTERS,
-    ApiKeyOrigin,
     Attach,
     Count,
     Create,
-    MemoryOrigin,
     Operation,
-    OrganisationOrigin,
     Origin,
-    ProjectOrigin,
     Purge,
     Stamp,
     Update,
 )
 
+# The registers of each kind that its readers see; tier and use of a memory do not count.
+VERSIONED = {
+    "memory": (
+        "deleted", "event_type", "expires_at_ms", "importance", "metadata", "source", "summary",
+        "tags",
+    ),
+    "api_key": ("expires_at_ms", "limits", "name", "revoked", "scopes"),
+    "organisation": ("ack", "name"),
+    "project": ("archived", "name"),
+    "membership": ("members", "removed"),
+}  # fmt: skip
+
+# The kind of record that an origin makes is the tag by which it travels.
+_KINDS = {origin: str(origin.__struct_config__.tag) for origin in get_args(Origin)}
 K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Register(msgspec.Struct, frozen=True, array_like=True, order=True):
+class Register(msgspec.Struct, frozen=True, array_like=True, order=True, gc=False):
     """A value (as msgpack) and the stamp that wrote it; ordered by stamp, then by bytes."""
 
     stamp: Stamp
     value: bytes
 
 
-class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
     """All that is known of one fact. `origin` is None while only later operations have arrived."""
 
     kind: str
@@ -73,9 +85,16 @@ class Record(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     purged: Stamp | None = None
 
 
+class Change(msgspec.Struct, frozen=True, gc=False):
+    """A record before and after a batch was joined in."""
+
+    before: Record | None
+    after: Record
+
+
 def kind_of(operation: Operation) -> str:
     """The kind of record that an operation speaks of."""
-    return _origin_kind(operation.origin) if isinstance(operation, Create) else operation.kind
+    return _KINDS[type(operation.origin)] if isinstance(operation, Create) else operation.kind
 
 
 def as_record(operation: Operation, stamp: Stamp) -> Record:
@@ -83,28 +102,25 @@ def as_record(operation: Operation, stamp: Stamp) -> Record:
     kind = kind_of(operation)
     if kind not in REGISTERS:
         raise InvariantBroken(f"operation on a record of unknown kind {kind!r}")
-    base = Record(kind=kind, key=operation.record, scope=operation.scope)
+    of = (kind, operation.record, operation.scope)
     match operation:
         case Create():
-            return msgspec.structs.replace(
-                base,
-                ids=sorted(set(operation.ids)),
-                origin_stamp=stamp,
-                origin=operation.origin,
-            )
+            ids = sorted(set(operation.ids))
+            return Record(*of, ids=ids, origin_stamp=stamp, origin=operation.origin)
         case Update():
             for name, value in operation.registers.items():
                 _check_register(kind, name, value)
             written = {name: Register(stamp, value) for name, value in operation.registers.items()}
-            return msgspec.structs.replace(base, registers=written)
+            return Record(*of, registers=written)
         case Purge():
-            return msgspec.structs.replace(base, purged=stamp)
+            return Record(*of, purged=stamp)
         case Count():
-            return msgspec.structs.replace(
-                base, counters=operation.counters, maxima=operation.maxima
-            )
+            return Record(*of, counters=operation.counters, maxima=operation.maxima)
         case Attach():
-            return msgspec.structs.replace(base, elements=operation.elements)
+            for name, by_key in operation.elements.items():
+                for value in by_key.values():
+                    _element(kind, name, value)
+            return Record(*of, elements=operation.elements)
         case _:
             assert_never(operation)
 
@@ -116,6 +132,15 @@ def _check_register(kind: str, name: str, value: bytes) -> None:
         codec.unpack(value, REGISTERS[kind][name])
     except msgspec.DecodeError as error:
         raise InvariantBroken(f"register {name} of {kind} has no valid form: {error}") from error
+
+
+def _element(kind: str, name: str, value: bytes) -> Any:
+    if name not in ELEMENTS.get(kind, {}):
+        raise InvariantBroken(f"unknown element of {kind}: {name!r}")
+    try:
+        return codec.unpack(value, ELEMENTS[kind][name])
+    except msgspec.DecodeError as error:
+        raise InvariantBroken(f"element {name} of {kind} has no valid form: {error}") from error
 
 
 def join_operation(record: Record | None, operation: Operation, stamp: Stamp) -> Record:
@@ -155,10 +180,39 @@ def row_hash(state: bytes) -> int:
     return int.from_bytes(blake2b(state, digest_size=8).digest(), "big")
 
 
+def received(row: Row) -> Record:
+    """The record of another peer's row; raises `InvariantBroken` for one that is not what its hash
+    says."""
+    if row_hash(row.state) != row.hash:
+        raise InvariantBroken(f"received row {row.key.hex()}: not what its hash says")
+    try:
+        record = codec.unpack(row.state, Record)
+    except msgspec.DecodeError as error:
+        raise InvariantBroken(f"received row {row.key.hex()}: {error}") from error
+    if record.key != row.key:
+        raise InvariantBroken(f"received row {row.key.hex()}: its record is another")
+    return record
+
+
 def stamps_of(record: Record) -> list[Stamp]:
     """Every stamp in the record; an update must be stamped above all of them."""
     own = [record.origin_stamp, record.purged, *(r.stamp for r in record.registers.values())]
+    own += [e.stamp for name in record.elements for e in elements_of(record, name).values()]
     return [stamp for stamp in own if stamp is not None]
+
+
+def elements_of(record: Record, name: str) -> dict[str, Any]:
+    """The add-only set `name`, decoded: operation key -> element."""
+    by_key = record.elements.get(name, {})
+    return {key: _element(record.kind, name, value) for key, value in by_key.items()}
+
+
+def version_of(record: Record) -> str:
+    """An opaque string that changes with every change of what `VERSIONED` names for its kind; what
+    `if_version` is compared with."""
+    names = VERSIONED[record.kind]
+    stamps = [(name, record.registers[name].stamp) for name in names if name in record.registers]
+    return blake2b(codec.pack((record.origin_stamp, stamps)), digest_size=9).hexdigest()
 
 
 def value_of(record: Record, name: str, default: Any = None) -> Any:
@@ -167,14 +221,6 @@ def value_of(record: Record, name: str, default: Any = None) -> Any:
     if register is not None:
         return msgspec.msgpack.decode(register.value)
     return getattr(record.origin, name, default)
-
-
-def _origin_kind(origin: Origin) -> str:
-    match origin:
-        case MemoryOrigin() | ApiKeyOrigin() | OrganisationOrigin() | ProjectOrigin():
-            return str(type(origin).__struct_config__.tag)
-        case _:
-            assert_never(origin)
 
 
 def _later(one: Stamp | None, other: Stamp | None) -> Stamp | None:

@@ -6,11 +6,9 @@ start and then regularly, since servers come and go with settings of their own.
 
 from __future__ import annotations
 
-import asyncio
-
 from memsync.errors import Unavailable
 from memsync.ports import Servers
-from memsync.tasks import is_going_on
+from memsync.tasks import is_going_on, pause
 from memsync.telemetry import describe, logger
 
 CHECK_S = 20.0
@@ -35,7 +33,7 @@ class Durability:
                 if self.fault is not None:
                     self._set(f"the servers' sync settings cannot be checked: {error.message}")
                 logger().warning("durability.not_checked", **describe(error))
-            await asyncio.sleep(RETRY_S if self.fault is not None else CHECK_S)
+            await pause(RETRY_S if self.fault is not None else CHECK_S)
 
     def _judge(self, faults: dict[str, str]) -> None:
         said = "; ".join(f"{server} {fault}" for server, fault in sorted(faults.items()))

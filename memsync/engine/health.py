@@ -3,11 +3,14 @@ nowhere."""
 
 from __future__ import annotations
 
-from memsync.engine.appender import Appender
+from collections.abc import Callable
+
 from memsync.engine.applier import Applier
+from memsync.engine.cell.members import Members
 from memsync.engine.durability import Durability
-from memsync.engine.members import Members
 from memsync.engine.progress import Progress
+from memsync.engine.streams.caretakers import Caretakers
+from memsync.engine.writing.appender import Appender
 from memsync.ports import Log
 
 
@@ -23,6 +26,7 @@ class Health:
         members: Members,
         progress: Progress,
         durability: Durability,
+        caretakers: Caretakers,
     ) -> None:
         self._log = log
         self._applier = applier
@@ -30,26 +34,34 @@ class Health:
         self._members = members
         self._progress = progress
         self._durability = durability
+        self._caretakers = caretakers
         self.is_draining = False
+        self.more: dict[str, Callable[[], str]] = {}
+        """Further checks, of parts that stand beside the engine."""
 
     def checks(self) -> dict[str, str]:
-        """Name -> "ok" or "failed: why"."""
+        """Name -> "ok", "ok: what to know" or "failed: why"."""
         alive = self._members.alive()
         behind = {
             part: why for part, why in self._progress.behind().items() if part.startswith("stripe")
         }
+        start = None if self._progress.has_reached_start() else "its end is not known or not read"
         faults = {
             "store": self._applier.broken or self._applier.failing,
             "bus": self._log.fault(),
             "ids": None if self._appender.incarnation else "no id block leased yet",
+            "membership": self._members.fault,
             "members": None
             if len(alive) >= self._members.majority
             else f"{len(alive)} of {len(self._members.names)} alive",
-            "log": "; ".join(f"{part}: {why}" for part, why in sorted(behind.items())) or None,
+            "log": "; ".join(f"{part}: {why}" for part, why in sorted(behind.items())) or start,
+            "rows": "; ".join(self._progress.lacking().values()) or None,
             "sync": self._durability.fault,
             "accepting": "shutting down" if self.is_draining else None,
         }
-        return {name: "ok" if why is None else f"failed: {why}" for name, why in faults.items()}
+        said = {name: "ok" if why is None else f"failed: {why}" for name, why in faults.items()}
+        more = {name: check() for name, check in self.more.items()}
+        return said | self._caretakers.checks() | more
 
     def is_recalling(self) -> bool:
         """Whether recalls can be answered at all: the store is here as long as the process is."""

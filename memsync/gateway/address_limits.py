@@ -6,7 +6,7 @@ number of addresses that are remembered is bounded; the one unseen for longest i
 
 from __future__ import annotations
 
-import time
+import asyncio
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
@@ -14,11 +14,16 @@ ADDRESSES_MAX = 10_000
 KEYS_MAX = 4_096
 
 
+def loop_s() -> float:
+    """What the rest of the gateway counts in: seconds of the event loop."""
+    return asyncio.get_running_loop().time()
+
+
 class AddressWindow:
-    """One limit, for each address on its own."""
+    """One limit, for each address on its own. `now` in seconds that only grow."""
 
     def __init__(
-        self, count: int, *, window_s: float = 1.0, now: Callable[[], float] = time.monotonic
+        self, count: int, *, window_s: float = 1.0, now: Callable[[], float] = loop_s
     ) -> None:
         self._count = count
         self._window_s = window_s

@@ -5,9 +5,7 @@ It translates routes to operations and asks a backend; it knows nothing of what 
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.middleware import Middleware
-from starlette.routing import Router
+from starlette.types import ASGIApp
 
 from memsync.gateway.middleware import AccessLog, AddressLimit, AnswerHeaders, ErrorMapping
 from memsync.gateway.pages import add_pages
@@ -15,18 +13,11 @@ from memsync.gateway.routes import RouteTable, add_operations
 from memsync.ports import Backend
 
 
-def build_app(backend: Backend, *, name: str) -> Starlette:
-    """The app of the process `name`, in front of `backend`."""
+def build_app(backend: Backend, *, name: str) -> ASGIApp:
+    """The app of the process `name`, in front of `backend`. The layers are joined here and not by
+    Starlette, whose own (for lifespans, for errors that our layers handle) a request would pass,
+    too."""
     routes = RouteTable()
     add_operations(routes, backend)
     add_pages(routes, backend, name)
-    app = Starlette(
-        middleware=[
-            Middleware(AnswerHeaders, name=name),
-            Middleware(ErrorMapping),
-            Middleware(AccessLog),
-            Middleware(AddressLimit),
-        ]
-    )
-    app.router = Router(default=routes, redirect_slashes=False)
-    return app
+    return AnswerHeaders(ErrorMapping(AccessLog(AddressLimit(routes))), name=name)

@@ -7,17 +7,23 @@ note in it what became of the request. Nothing here knows a route or an operatio
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import lru_cache
 
 from starlette.types import Receive, Scope, Send
 
 from memsync import errors
+from memsync.ids import random_hex
 from memsync.ports import Answer
 from memsync.wire import codec, context
 
 SCOPE_KEY = "memsync.exchange"
 JSON = "application/json"
+AT_ONCE = "memsync.at_once"  # in the scope, where the server has it: see `AtOnce`
+HeaderLines = list[tuple[bytes, bytes]]
+AtOnce = Callable[[int, HeaderLines, bytes, bool], bool]
+"""Sends status, headers and body in one piece, and closes the connection after it where asked to;
+False where it could not, and nothing is sent yet. ASGI takes two calls and two writes for it."""
 Handler = Callable[[Scope, Receive, Mapping[str, str]], Awaitable[Answer]]
 
 _FORWARDED = {name.lower().encode(): name for name in context.FORWARDED}
@@ -37,10 +43,12 @@ class Exchange:
     """A request's identity, the headers that travel with it, and its outcome."""
 
     __slots__ = (
-        "address", "headers", "is_write", "operation", "request_id", "route", "status", "trace_id",
+        "address", "always", "headers", "is_write", "operation", "request_id", "route", "status",
+        "trace_id",
     )  # fmt: skip
 
-    def __init__(self, scope: Scope) -> None:
+    def __init__(self, scope: Scope, always: tuple[tuple[bytes, bytes], ...] = ()) -> None:
+        self.always = always  # headers of every answer
         self.headers = _forwarded_headers(scope)
         self.request_id = context.request_id_of(
             {context.REQUEST_ID.lower(): self.headers.get(context.REQUEST_ID, "")}
@@ -81,9 +89,9 @@ def _trace_id(headers: dict[str, str]) -> str:
         parts = given.split("-")
         if len(parts) >= 4 and len(parts[1]) == 32 and not parts[1].strip("0123456789abcdef"):
             return parts[1]
-    new = secrets.token_hex(24)
-    headers[context.TRACE_PARENT] = f"00-{new[:32]}-{new[32:]}-01"
-    return new[:32]
+    new = random_hex()
+    headers[context.TRACE_PARENT] = f"00-{new}-{random_hex()[:16]}-01"
+    return new
 
 
 def error_to_answer(
@@ -99,17 +107,30 @@ def error_to_answer(
 
 async def send_answer(scope: Scope, send: Send, answer: Answer, *, closes: bool = False) -> None:
     """Send an answer; the body of an answer to HEAD is left out. `closes` ends the connection."""
-    exchange_of(scope).status = answer.status
+    exchange = exchange_of(scope)
+    exchange.status = answer.status
     headers = [
         (b"content-type", answer.headers.get("Content-Type", JSON).encode()),
         (b"content-length", b"%d" % len(answer.body)),
     ]
     for name, value in answer.headers.items():
-        lower = name.lower()
-        if lower not in _OURS:
-            headers.append((lower.encode("latin-1"), value.encode("latin-1", "replace")))
+        if sent := _sent_name(name):
+            headers.append((sent, value.encode("latin-1", "replace")))
+    headers.append((b"x-request-id", exchange.request_id.encode()))
+    headers.append((b"x-trace-id", exchange.trace_id.encode()))
+    headers += exchange.always
+    body = b"" if scope["method"] == "HEAD" else answer.body
+    at_once: AtOnce | None = scope.get(AT_ONCE)
+    if at_once is not None and at_once(answer.status, headers, body, closes):
+        return
     if closes:
         headers.append((b"connection", b"close"))
-    body = b"" if scope["method"] == "HEAD" else answer.body
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
+
+
+@lru_cache(1_024)
+def _sent_name(name: str) -> bytes:
+    """A header's name as it is sent; b"" for one that every answer has anyway."""
+    lower = name.lower()
+    return b"" if lower in _OURS else lower.encode("latin-1")

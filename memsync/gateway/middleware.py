@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from prometheus_client import Counter, Histogram
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from memsync import errors
 from memsync.gateway import metrics
@@ -49,19 +49,8 @@ class AnswerHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = scope[SCOPE_KEY] = Exchange(scope)
-
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [
-                    *message["headers"],
-                    (b"x-request-id", exchange.request_id.encode()),
-                    (b"x-trace-id", exchange.trace_id.encode()),
-                    *self._constant,
-                ]
-            await send(message)
-
-        await self.app(scope, receive, send_with_headers)
+        scope[SCOPE_KEY] = Exchange(scope, self._constant)
+        await self.app(scope, receive, send)
 
 
 class ErrorMapping:
@@ -104,7 +93,6 @@ class AccessLog:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
         self._counters: dict[tuple[str, int], Counter] = {}
-        self._histograms: dict[str, Histogram] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -125,7 +113,7 @@ class AccessLog:
     def _record(self, method: str, exchange: Exchange, status: int, seconds: float) -> None:
         route = exchange.route
         self._counter(route, status).inc()
-        self._histogram(route).observe(seconds)
+        metrics.SECONDS.of(route).observe(seconds)
         log = logger().debug if route in PROBES and status < 400 else logger().info
         log(
             "request.answered",
@@ -141,12 +129,6 @@ class AccessLog:
         found = self._counters.get((route, status))
         if found is None:
             found = self._counters[route, status] = metrics.REQUESTS.labels(route, str(status))
-        return found
-
-    def _histogram(self, route: str) -> Histogram:
-        found = self._histograms.get(route)
-        if found is None:
-            found = self._histograms[route] = metrics.SECONDS.labels(route)
         return found
 
 

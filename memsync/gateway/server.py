@@ -9,21 +9,50 @@ import asyncio
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
 from memsync import errors, limits
-from memsync.gateway.exchange import error_to_answer
+from memsync.gateway.exchange import AT_ONCE, HeaderLines, error_to_answer
 from memsync.wire import context
 
 KEEP_ALIVE_S = 75
 BACKLOG = 2_048
+DATE_S = 1.0
+LINGER_S = 0.5  # at the end, for callers to hear that their connection will be closed
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the process has its own."""
+    """uvicorn without its signal handlers: the process has its own. It looks ten times a second
+    whether it is to end; here it is told, and looks once, for the date in its answers."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Close everything, once the requests in flight are answered."""
+        self.should_exit = True
+        self.ended.set()
+
+    async def main_loop(self) -> None:
+        """Until the end."""
+        while not await self.on_tick(0):
+            try:
+                async with asyncio.timeout(DATE_S):
+                    await self.ended.wait()
+            except TimeoutError:
+                pass
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -31,7 +60,48 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose answer to what is not HTTP has the form of all our errors."""
+    """HTTP/1.1 whose answer to what is not HTTP has the form of all our errors, whose answers are
+    written in one piece, and close their connections once `stop` is set. uvicorn is pinned for it.
+    """
+
+    def __init__(self, *given: Any, stop: asyncio.Event, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._stop = stop
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        scope: dict[str, Any] = cycle.scope  # type: ignore[assignment]
+        scope[AT_ONCE] = partial(self._send_at_once, cycle)
+        super()._start_asgi_task(cycle, app)
+
+    def _send_at_once(
+        self,
+        cycle: RequestResponseCycle,
+        status: int,
+        headers: HeaderLines,
+        body: bytes,
+        closes: bool,
+    ) -> bool:
+        """See `exchange.AtOnce`; what uvicorn does in two calls of `send`, which does it where the
+        caller reads slowly or a header is odd."""
+        if closes or self._stop.is_set():
+            cycle.keep_alive = False
+        if cycle.flow.write_paused or cycle.disconnected or cycle.response_started:
+            return False
+        names, values = zip(*headers, strict=True)
+        if HEADER_RE.search(b"".join(names)) or HEADER_VALUE_RE.search(b"".join(values)):
+            return False
+        lines = (b"%b: %b\r\n" % header for header in (*cycle.default_headers, *headers))
+        parts = [STATUS_LINE[status], *lines]
+        if not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"".join((*parts, b"\r\n", body)))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
+        return True
 
     def send_400_response(self, msg: str) -> None:
         request_id = context.request_id_of({})
@@ -65,12 +135,16 @@ def listen(host: str, port: int) -> socket.socket:
 async def serve(app: ASGIApp, *, sockets: Sequence[socket.socket], stop: asyncio.Event) -> None:
     """Serve until `stop` is set; then accept nothing more and let requests finish (SHUTDOWN_S).
 
+    A caller may send its next request on a connection in the moment in which it is closed, and
+    cannot know whether it was taken. So for `LINGER_S` every answer says that the connection is
+    closed after it; only then those are closed on which nothing came.
+
     The sockets are closed at the end, which ends nothing for another process that shares them. A
     cancelled call stops at once, requests and all.
     """
     config = uvicorn.Config(
         app,
-        http=_Protocol,
+        http=partial(_Protocol, stop=stop),  # type: ignore[arg-type]
         ws="none",
         loop="none",
         lifespan="off",
@@ -89,6 +163,10 @@ async def serve(app: ASGIApp, *, sockets: Sequence[socket.socket], stop: asyncio
         waiting.cancel()
 
 
-async def _exit_when(stop: asyncio.Event, server: uvicorn.Server) -> None:
+async def _exit_when(stop: asyncio.Event, server: _Server) -> None:
     await stop.wait()
-    server.should_exit = True
+    for listening in server.servers:
+        listening.close()
+    if server.server_state.connections:
+        await asyncio.sleep(LINGER_S)
+    server.end()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import msgspec
 
 from memsync import limits
-from memsync.wire import replies, requests
+from memsync.wire import relations, replies, requests
 
 BodySource = Literal["body", "fields", "merged"]
 
@@ -35,7 +35,7 @@ class OperationRoute(msgspec.Struct, frozen=True, kw_only=True):
 
 
 PAGE = ("limit", "offset")
-NUMBERS = ("limit", "offset", "memory_id", "key_id")
+NUMBERS = ("limit", "offset", "depth", "memory_id", "key_id")
 IGNORED = ("user_id", "tenant_id", "project_id", "environment")  # as in bodies: accepted, ignored
 
 BUILT = (
@@ -96,6 +96,26 @@ BUILT = (
         summary="Page through the end user's memories, newest first.",
     ),
     OperationRoute(
+        method="GET",
+        path="/memory/explanations/{query_id}",
+        operation="memory.explanation",
+        source="fields",
+        takes=relations.ExplanationRequest,
+        answers=(replies.Explanation,),
+        query=("end_user_id",),
+        summary="Why a recall answered what it did; kept for 7 days.",
+    ),
+    OperationRoute(
+        method="GET",
+        path="/memory/graph",
+        operation="memory.graph",
+        source="fields",
+        takes=relations.GraphRequest,
+        answers=(replies.Graph,),
+        query=("limit", "memory_id", "depth", "end_user_id"),
+        summary="Memories and their relations: of one and what is around it, or of all.",
+    ),
+    OperationRoute(
         method="POST",
         path="/org/api-keys",
         operation="keys.create",
@@ -135,6 +155,27 @@ BUILT = (
         summary="Change a memory; with `if_version` only if it is still that version.",
     ),
     OperationRoute(
+        method="POST",
+        path="/memory/{memory_id}/relations",
+        operation="memory.relate",
+        source="merged",
+        takes=relations.RelateRequest,
+        answers=(replies.RelationInfo,),
+        status=201,
+        summary="Relate a memory to another; 200 where it stood so already. At most "
+        f"{limits.RELATIONS_MAX} begin at a memory; more are refused (422).",
+    ),
+    OperationRoute(
+        method="POST",
+        path="/memory/{memory_id}/feedback",
+        operation="memory.feedback",
+        source="merged",
+        takes=relations.FeedbackRequest,
+        answers=(replies.FeedbackTaken,),
+        summary="Say what a memory was worth; this moves its importance. A memory takes "
+        f"{limits.SIGNALS_MAX} signals; more are refused (422), and it stays as it is.",
+    ),
+    OperationRoute(
         method="GET",
         path="/v1/memory/{tenant_id}/{user_id:path}/list",
         operation="memory.list",
@@ -153,12 +194,68 @@ BUILT = (
         answers=(replies.ApiKeyInfo,),
         summary="Revoke an API key, at once and for ever.",
     ),
+    OperationRoute(
+        method="GET",
+        path="/admin/cluster",
+        operation="cluster.members",
+        source="fields",
+        takes=requests.ClusterRequest,
+        answers=(replies.ClusterInfo,),
+        summary="The members of the cell and how each is.",
+    ),
+    OperationRoute(
+        method="POST",
+        path="/admin/cluster/join",
+        operation="cluster.join",
+        source="body",
+        takes=requests.MemberRequest,
+        answers=(replies.ClusterInfo,),
+        summary="Make a process a member of the cell.",
+    ),
+    OperationRoute(
+        method="POST",
+        path="/admin/cluster/remove",
+        operation="cluster.remove",
+        source="body",
+        takes=requests.MemberRequest,
+        answers=(replies.ClusterInfo,),
+        summary="Take a member out of the cell.",
+    ),
+    OperationRoute(
+        method="GET",
+        path="/org",
+        operation="org.get",
+        source="fields",
+        takes=requests.OrganisationGetRequest,
+        answers=(replies.OrganisationInfo,),
+        summary="The organisation of the API key.",
+    ),
+    OperationRoute(
+        method="PATCH",
+        path="/org",
+        operation="org.update",
+        source="body",
+        takes=requests.OrganisationUpdateRequest,
+        answers=(replies.OrganisationInfo,),
+        summary="Set who must have a write where it names no `Memsync-Ack`: quorum or all.",
+    ),
 )
 
 PASSING_PATH = "/v1/operations/{operation}"  # from a gateway to a peer's own port
 OPERATIONS = frozenset(route.operation for route in BUILT)
 RECALL = "memory.query"
-READS = frozenset({RECALL, "memory.get", "memory.list", "keys.list"})
+READS = frozenset(
+    {
+        RECALL,
+        "memory.get",
+        "memory.list",
+        "memory.graph",
+        "memory.explanation",
+        "keys.list",
+        "org.get",
+        "cluster.members",
+    }
+)
 IDS_TAKEN = {"memory.add": 1, "memory.bulk_add": limits.BULK_ITEMS_MAX}
 
 # What the API has and memsync has not built: path -> methods. Each answers 501 NOT_IMPLEMENTED.
@@ -168,11 +265,7 @@ UNBUILT = {
     "/memory/summarize": "POST",
     "/memory/compose": "POST",
     "/memory/export": "GET",
-    "/memory/graph": "GET",
-    "/memory/explanations/{query_id}": "GET",
     "/memory/{memory_id}/history": "GET",
-    "/memory/{memory_id}/feedback": "POST",
-    "/memory/{memory_id}/relations": "POST",
     "/memory/upload": "POST",
     "/memory/ontology": "GET PUT",
     "/memory/clusters": "GET",
@@ -235,7 +328,6 @@ UNBUILT = {
     "/admin/incidents/{incident_id}": "GET PATCH",
     "/admin/maintenance": "GET POST",
     "/admin/maintenance/{window_id}": "DELETE GET PATCH",
-    "/admin/cluster": "GET",
     "/auth/{rest:path}": _ANY,
     "/organizations": "GET POST",
     "/api/v1/integrations/{rest:path}": _ANY,

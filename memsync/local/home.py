@@ -29,6 +29,7 @@ from memsync.homes import HOME_DEFAULT as HOME_DEFAULT
 from memsync.homes import HOME_VARIABLE as HOME_VARIABLE
 from memsync.homes import Home as Home
 from memsync.homes import is_locked as is_locked
+from memsync.homes import memory_of
 from memsync.local import process_table
 
 FOLDERS = ("config", "data", "logs", "run")
@@ -84,6 +85,8 @@ def clear(home: Home) -> None:
 def purge(home: Home) -> list[str]:
     """Remove the home; returns the names of what is not a cluster's and was left in it."""
     left = _strangers(home)
+    for folder in home.path.glob("data/*"):
+        memory_of(folder).unlink(missing_ok=True)
     for name in OURS:
         _remove(home.path / name)
     if not left:

@@ -7,6 +7,7 @@ the ports (paths, addresses) is put right, so that a moved home or another port 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ STRIPE_BYTES_MIN = 16 * 1024 * 1024
 STRIPE_BYTES_MAX = 8 * config.GIB
 DISK_SHARE = 0.5  # of what is free, for the log; the rest is for stores and everybody else
 FREE_BYTES_MIN = 64 * 1024 * 1024  # below it a cluster that exists is not started
+EMBEDDER_VARIABLE = "MEMSYNC_EMBEDDER"
 HEADER = "# Settings of {name}; every field is explained in memsync/config.py.\n"
 
 
@@ -73,9 +75,24 @@ def _write_peer(home: Home, ports: Ports, number: int, stripe_bytes: int) -> Non
         _put_right(path, config.load(path, config.PeerSettings), ours)
         return
     made = config.PeerSettings(
-        name=name, log_replicas=ports.servers, stripe_bytes_max=stripe_bytes, **ours
+        name=name,
+        log_replicas=ports.servers,
+        stripe_bytes_max=stripe_bytes,
+        embedder=_embedder(),
+        **ours,
     )
     write_private(path, HEADER.format(name=name) + to_toml(made))
+
+
+def _embedder() -> str:
+    """What the environment asks for in files that are written for the first time."""
+    named = os.environ.get(EMBEDDER_VARIABLE) or config.STATIC
+    if named not in (config.STATIC, config.MINILM, config.NO_EMBEDDER):
+        raise ConfigurationError(
+            f"{EMBEDDER_VARIABLE}: {named!r} is not static, minilm or none; an endpoint needs its "
+            "table in the settings files"
+        )
+    return named
 
 
 def _write_gateway(home: Home, ports: Ports, number: int) -> None:
@@ -114,12 +131,18 @@ def _servers(ports: Ports, *, preferred: int) -> list[str]:
 
 def to_toml(settings: msgspec.Struct) -> str:
     """The settings as TOML, tables last; only for what settings consist of."""
-    fields = msgspec.to_builtins(settings)
+    return "\n".join(_lines(msgspec.to_builtins(settings), "")) + "\n"
+
+
+def _lines(fields: Mapping[str, Any], at: str) -> list[str]:
+    """What is no table first, then each table under its whole name; an empty one is left out."""
     lines = [f"{name} = {_value(value)}" for name, value in fields.items() if not _is_table(value)]
     for name, value in fields.items():
         if _is_table(value):
-            lines += ["", f"[{name}]", *(f"{key} = {_value(item)}" for key, item in value.items())]
-    return "\n".join(lines) + "\n"
+            inner = _lines(value, f"{at}{name}.")
+            has_own = any(not _is_table(one) for one in value.values())
+            lines += ["", f"[{at}{name}]", *inner] if has_own else inner
+    return lines
 
 
 def _is_table(value: object) -> bool:

@@ -19,18 +19,24 @@ from pathlib import Path
 
 import msgspec
 import uvloop
+from nats.aio.client import Client
 
 from memsync import config
 from memsync.adapters.jetstream import connection
+from memsync.clock import SystemClock
 from memsync.config import GatewaySettings
 from memsync.errors import ConfigurationError
 from memsync.gateway.app import build_app
 from memsync.gateway.passing.backend import PeerBackend
 from memsync.gateway.passing.leased_ids import LeasedIds
+from memsync.gateway.passing.members import Members
+from memsync.gateway.passing.news import Hearing, hear
 from memsync.gateway.passing.routing import Suspects
 from memsync.gateway.passing.watch import PeerWatch
-from memsync.gateway.passing.ways import BusWay, HttpWay, http_client, nothing_beside
+from memsync.gateway.passing.ways import BusWay, HttpWay, http_client, keep_apart
+from memsync.gateway.passing.without_peers import LastAnswers
 from memsync.gateway.server import listen, serve
+from memsync.nodes import garbage
 from memsync.telemetry import configure_logging, logger
 from memsync.wire.subjects import CellName
 
@@ -47,23 +53,37 @@ async def run(settings: GatewaySettings, sock: socket.socket) -> None:
     servers = settings.nats.servers
     first = BusWay("bus", cell, settings.nats, servers)
     second = BusWay("second_bus", cell, settings.nats, [*servers[1:], servers[0]])
-    ids = LeasedIds(cell, sorted(settings.peers), settings.id_space)
+    members = Members(settings.peers)
+    last_answers = LastAnswers(SystemClock())
+    hearing = Hearing(last_answers)
+    ids = LeasedIds(cell, members, settings.id_space)
+
+    async def listen_and_lease(client: Client) -> None:
+        await hear(client, cell, hearing)
+        await ids.run(client)
+
     suspects = Suspects()
     async with http_client() as client:
-        watch = PeerWatch(settings.peers, client, suspects)
+        watch = PeerWatch(settings.peers, members, client, suspects)
         backend = PeerBackend(
             [first, second],
             HttpWay(settings.peers, client),
             ids,
             watch,
+            members,
             suspects,
+            last_answers,
             is_stopping=stop.is_set,
         )
         app = build_app(backend, name=settings.name)
+        garbage.leave_requests_alone()
         async with asyncio.TaskGroup() as group:
             background = [
-                group.create_task(first.run(settings.name, ids.run)),
-                group.create_task(second.run(settings.name + "-second", nothing_beside)),
+                group.create_task(first.run(settings.name, listen_and_lease)),
+                group.create_task(
+                    second.run(settings.name + "-second", lambda c: hear(c, cell, hearing))
+                ),
+                group.create_task(keep_apart(first, second)),
                 group.create_task(watch.run()),
             ]
             logger().info("gateway.started", name=settings.name)

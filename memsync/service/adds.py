@@ -9,20 +9,19 @@ met with the same rules as a repeat of something stored.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 
 import msgspec
 
 from memsync import errors, ids, limits
-from memsync.core import lexical
-from memsync.core.memories import id_shown, is_visible, view
+from memsync.core.memories import CREATED, id_shown, is_visible, view
+from memsync.core.recall import lexical
 from memsync.core.records import Record
 from memsync.core.stamps import wall_ms_of
-from memsync.engine.appender import Written
+from memsync.engine.writing.appender import Written
 from memsync.ids import RecordKey, Scope, ScopeKey
 from memsync.ports import Answer, StoredOperation
-from memsync.service import access, answers, writes
+from memsync.service import access, answers, freshness, writes
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft, Intent
 from memsync.wire import codec, replies, requests
@@ -37,7 +36,7 @@ from memsync.wire.operations import (
 )
 from memsync.wire.requests import AddItem, AddRequest, BulkAddRequest
 
-CREATED, SKIPPED, REJECTED = "created", "skipped", "rejected"
+SKIPPED, REJECTED = "skipped", "rejected"
 ALREADY_INGESTED, DUPLICATE, NO_CONTENT = "already_ingested", "duplicate", "no_high_value_content"
 IMPORTANCE_DEFAULT = 0.5
 _CONTENT_BYTES_MAX = limits.FRAME_BYTES_MAX - limits.BODY_BYTES_MAX - 256 * 1024
@@ -78,7 +77,7 @@ async def add(parts: Parts, call: Call, body: bytes) -> Answer:
     """POST /memory/add."""
     request = answers.decode(body, AddRequest)
     scope = access.scope_of(parts.directory, call, request.end_user_id)
-    intent = writes.intent_of(call, scope, request)
+    intent = _intent_of(call, scope, request)
 
     async def execute() -> Answer | StoredOperation:
         requests.check([*requests.text_problems(request), *requests.item_problems(request)])
@@ -91,6 +90,13 @@ async def add(parts: Parts, call: Call, body: bytes) -> Answer:
         return await _added_before(parts, call, outcome[0])
 
     return await writes.once(parts, call, intent, replay=replay, execute=execute)
+
+
+def _intent_of(call: Call, scope: Scope, request: AddRequest) -> Intent:
+    intent = writes.intent_of(call, scope, request)
+    if call.context.key_is_callers or request.client_ref is not None:
+        return intent
+    return msgspec.structs.replace(intent, record=_own_record(call, intent, 0, scope))
 
 
 def _added(call: Call, stored: Stored) -> Answer:
@@ -179,9 +185,7 @@ def _candidate(
     if item.client_ref is not None:
         record = ids.record_key_of_ref("memory", scope, item.client_ref)
     else:
-        record = ids.record_key_of_operation(
-            "memory", scope, call.context.operation_key, intent.request_hash, place
-        )
+        record = intent.record or _own_record(call, intent, place, scope)
     return Candidate(
         place=place,
         item=item,
@@ -193,11 +197,20 @@ def _candidate(
     )
 
 
+def _own_record(call: Call, intent: Intent, place: int, scope: Scope) -> RecordKey:
+    """The key of the record that this request alone makes of its item at `place`."""
+    return ids.record_key_of_operation(
+        "memory", scope, call.context.operation_key, intent.request_hash, place
+    )
+
+
 async def _store(
     parts: Parts, call: Call, intent: Intent, candidates: list[Candidate]
 ) -> Stored | StoredOperation:
     """Store what is new, as a whole or not at all, and say what became of each item; or what is
     kept of another attempt of this request, where nothing is new any more."""
+    if call.context.key_is_callers or any(c.item.client_ref is not None for c in candidates):
+        await freshness.be_fresh(parts, call)  # what was taken before must be met
     existing = await _existing(parts, call, candidates)
     duplicates = await _duplicates(parts, call, candidates)
     verdicts = judge(call, intent, candidates, existing, duplicates)
@@ -206,7 +219,9 @@ async def _store(
         outcome = _outcome(verdicts, {})
         earlier = await writes.keep_outcome(parts, call, intent, outcome)
         return earlier or Stored(outcome, candidates, verdicts, None)
-    vectors = await parts.recall.embed_for_write([c.item.body for c in fresh])
+    vectors = await parts.recall.embed_for_write(
+        [c.item.body for c in fresh], organisation=call.caller.organisation
+    )
     contents = [_content(c.item, vector) for c, vector in zip(fresh, vectors, strict=True)]
     _check_size(contents)
     taken = await writes.take_ids(parts, call, [c.place for c in fresh], len(candidates))
@@ -236,11 +251,10 @@ async def _duplicates(
     """Visible memories of the last 24 hours with these texts."""
     since_ms = call.now_ms - limits.DUPLICATE_TEXT_S * 1000
     wanted = list({(c.scope_key, c.text_hash) for c in candidates if c.is_deduplicated})
-    found = await asyncio.gather(
-        *(parts.store.duplicate(scope, text_hash, since_ms) for scope, text_hash in wanted)
-    )
-    pairs = zip(wanted, found, strict=True)
-    return {key: one for key, one in pairs if one is not None and is_visible(one, call.now_ms)}
+    if not wanted:
+        return {}
+    found = await parts.store.duplicates(wanted, since_ms)
+    return {text: one for text, one in found.items() if is_visible(one, call.now_ms)}
 
 
 def judge(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,6 +13,7 @@ from memsync.ports import Answer
 from memsync.wire import codec, context
 
 Body = TypeVar("Body")
+Row = TypeVar("Row")
 _ENVELOPE_BYTES = 128 * 1024  # what a page holds beside its rows: `context` and small fields
 
 
@@ -47,10 +48,16 @@ def page(value: Any, rows: str) -> Answer:
     whole = answer(value)
     if len(whole.body) <= limits.ANSWER_BYTES_MAX:
         return whole
-    room, kept = limits.ANSWER_BYTES_MAX - _ENVELOPE_BYTES, []
-    for row in getattr(value, rows):
-        room -= len(codec.to_json(row)) + 1
-        if room < 0:
+    kept = within(getattr(value, rows), limits.ANSWER_BYTES_MAX - _ENVELOPE_BYTES)
+    return answer(msgspec.structs.replace(value, truncated=True, **{rows: kept}))
+
+
+def within(rows: Sequence[Row], room_bytes: int) -> list[Row]:
+    """The first of them that fit together into so many bytes of JSON."""
+    kept: list[Row] = []
+    for row in rows:
+        room_bytes -= len(codec.to_json(row)) + 1
+        if room_bytes < 0:
             break
         kept.append(row)
-    return answer(msgspec.structs.replace(value, truncated=True, **{rows: kept}))
+    return kept

@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from memsync import ids, limits
 from memsync.core.memories import id_shown, is_visible, view
 from memsync.core.records import Record, stamps_of
-from memsync.engine.appender import Condition
+from memsync.engine.writing.appender import Condition
 from memsync.errors import NotFound
 from memsync.ids import Scope
 from memsync.ports import Answer, StoredOperation
-from memsync.service import access, answers, reads, writes
+from memsync.service import access, answers, freshness, reads, writes
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft, Intent
 from memsync.wire import codec, requests
@@ -30,13 +30,17 @@ async def update(parts: Parts, call: Call, body: bytes) -> Answer:
 
     async def execute() -> Answer | StoredOperation:
         requests.check(requests.update_problems(request))
-        record = await reads.visible_memory(parts, call, scope, request.memory_id)
-        # After the reading: else what others changed since the first attempt would be undone.
-        if (stored := await writes.met(parts, call, intent)) is not None:
-            return stored
-        return _shown(call, await _write_update(parts, call, intent, request, record), request)
+
+        async def look() -> Record:
+            return await reads.visible_memory(parts, call, scope, request.memory_id)
+
+        found = await writes.looked(parts, call, intent, look)
+        if isinstance(found, StoredOperation):
+            return found
+        return _shown(call, await _write_update(parts, call, intent, request, found), request)
 
     async def replay(_: list[ItemOutcome]) -> Answer:
+        await freshness.be_fresh_for_repeat(parts, call)
         record = await reads.visible_memory(parts, call, scope, request.memory_id)
         return _shown(call, record, request)
 
@@ -92,6 +96,7 @@ async def forget(parts: Parts, call: Call, body: bytes) -> Answer:
 
     async def execute() -> Answer | StoredOperation:
         requests.check(requests.forget_problems(request))
+        await freshness.be_fresh(parts, call)
         meant = await _meant(parts, call, scope, request)
         # After the reading: what another attempt has forgotten is not among these, but meant too.
         if (stored := await writes.met(parts, call, intent)) is not None:

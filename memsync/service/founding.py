@@ -1,16 +1,16 @@
-"""The records that every cell begins with: its first organisation and that one's first API key."""
+"""The records that every cell begins with: its members, its first organisation and the first API
+key."""
 
 from __future__ import annotations
 
 from hashlib import blake2b
 
 from memsync import ids, limits
+from memsync.core import membership
 from memsync.ids import OperationKey, Scope
 from memsync.wire import codec
 from memsync.wire.genesis import Genesis
-from memsync.wire.operations import ApiKeyOrigin, Create, OrganisationOrigin, Stamp, Write
-
-STAMP = Stamp(0, 0)  # below every stamp of a process, so that all that is written later wins
+from memsync.wire.operations import ApiKeyOrigin, Create, OrganisationOrigin, Write
 
 
 def genesis_writes(genesis: Genesis) -> Write:
@@ -25,7 +25,7 @@ def genesis_writes(genesis: Genesis) -> Write:
         scope=scope,
         actor="genesis",
         reason="",
-        stamp=STAMP,
+        stamp=membership.FOUNDING_STAMP,
         outcome=[],
         operations=[
             Create(
@@ -35,6 +35,7 @@ def genesis_writes(genesis: Genesis) -> Write:
                 OrganisationOrigin(organisation.slug, organisation.name, genesis.founded_at_ms),
             ),
             _key(genesis),
+            membership.founding(genesis.members),
         ],
     )
 

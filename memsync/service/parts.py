@@ -1,27 +1,32 @@
 """What an operation is given: the parts of the peer, and the circumstances of one call.
 
-The parts are joined in `memsync/nodes/`. Those that come from adapters or from models stand here as
-small protocols, because the service must not import them.
+`parts_of` takes them from the engine, the processes give it the rest. What comes from adapters or
+from models stands here as small protocols, because the service must not import them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
 from memsync.clock import Clock
-from memsync.engine.appender import Appender
+from memsync.core.records import Record
+from memsync.engine.cell.leases import Leases
+from memsync.engine.cell.members import Members
+from memsync.engine.cell.membership import Standing
 from memsync.engine.directory import Directory
+from memsync.engine.engine import Engine
 from memsync.engine.progress import Progress
-from memsync.ids import Scope
-from memsync.ports import Store
+from memsync.engine.writing.appender import Appender
+from memsync.ids import RecordKey, Scope
+from memsync.ports import Peers, Store
 from memsync.service.sharing import Sharing
 from memsync.wire.context import Context
 from memsync.wire.operations import Vector
-from memsync.wire.replies import QueryAnswer
-from memsync.wire.requests import QueryRequest
+from memsync.wire.replies import ClusterInfo, QueryAnswer
+from memsync.wire.requests import Ack, QueryRequest
 
 
 class IdSource(Protocol):
@@ -46,7 +51,19 @@ class Recaller(Protocol):
         """Answer a question; `degraded` names what is missing before the recall even begins."""
         ...
 
-    async def embed_for_write(self, texts: Sequence[str]) -> list[Vector | None]:
+    async def around(
+        self, scope: Scope, start: RecordKey | None, *, depth: int, limit: int, deadline_s: float
+    ) -> list[tuple[RecordKey, int | None]] | None:
+        """The memories around one, or all; None where they are not loaded by the deadline."""
+        ...
+
+    async def explanation(self, scope: Scope, query_id: str) -> bytes | None:
+        """Why a question of this scope was answered here as it was, as JSON."""
+        ...
+
+    async def embed_for_write(
+        self, texts: Sequence[str], *, organisation: int
+    ) -> list[Vector | None]:
         """A vector for each text; None where no model answers in time."""
         ...
 
@@ -71,9 +88,33 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     directory: Directory
     appender: Appender
     progress: Progress
+    leases: Leases
+    members: Members
+    standing: Standing
+    cluster: Callable[[], ClusterInfo]
+    peers: Peers
     recall: Recaller
     ids: IdSource
     sharing: Sharing
+
+
+def parts_of(engine: Engine, recall: Recaller, ids: IdSource) -> Parts:
+    """The parts of a peer's engine, with what stands beside it."""
+    return Parts(
+        clock=engine.ports.clock,
+        store=engine.ports.store,
+        directory=engine.directory,
+        appender=engine.appender,
+        progress=engine.progress,
+        leases=engine.leases,
+        members=engine.members,
+        standing=engine.standing,
+        cluster=engine.report.cluster,
+        peers=engine.ports.peers,
+        recall=recall,
+        ids=ids,
+        sharing=Sharing(engine.ports.clock),
+    )
 
 
 class Caller(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,11 +144,18 @@ class Exchange(msgspec.Struct):
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
-    """The circumstances of one call. Times in seconds are those of the steady clock."""
+    """The circumstances of one call. `ack` is what it names, else what its organisation has set.
+    Times in seconds are those of the steady clock."""
 
     operation: str
+    is_write: bool
+    headers: Mapping[str, str]
+    """As they came, with names in lower case."""
     context: Context
+    key: Record
+    """The API key as it was when the call came."""
     caller: Caller
+    ack: Ack
     exchange: Exchange
     now_ms: int
     arrived_s: float

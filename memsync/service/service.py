@@ -8,7 +8,6 @@ finds out whose data it speaks of. Whatever goes wrong becomes the error body of
 from __future__ import annotations
 
 import asyncio
-import secrets
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TypeAlias
@@ -17,9 +16,12 @@ import msgspec
 
 from memsync import errors, limits
 from memsync.core.admission import Admission
+from memsync.ids import random_hex
 from memsync.ports import Answer
-from memsync.service import access, adds, answers, changes, keys, metrics, reads
-from memsync.service.key_uses import KeyUses
+from memsync.service import access, adds, answers, changes, freshness, metrics, reads
+from memsync.service.about import explanations, feedback, graph, relations
+from memsync.service.admin import cluster, keys, organisations
+from memsync.service.admin.key_uses import KeyUses
 from memsync.service.parts import Call, Exchange, Health, Parts
 from memsync.telemetry import describe, logger
 from memsync.wire import context
@@ -34,28 +36,38 @@ class Operation(msgspec.Struct, frozen=True):
 
     handler: Handler
     needed: str
+    is_write: bool = False
 
 
 OPERATIONS: dict[str, Operation] = {
-    "memory.add": Operation(adds.add, "memory:add"),
-    "memory.bulk_add": Operation(adds.bulk_add, "memory:add"),
+    "memory.add": Operation(adds.add, "memory:add", is_write=True),
+    "memory.bulk_add": Operation(adds.bulk_add, "memory:add", is_write=True),
     "memory.query": Operation(reads.query, "memory:read"),
     "memory.get": Operation(reads.get, "memory:read"),
-    "memory.update": Operation(changes.update, "memory:add"),
-    "memory.forget": Operation(changes.forget, "memory:delete"),
+    "memory.update": Operation(changes.update, "memory:add", is_write=True),
+    "memory.forget": Operation(changes.forget, "memory:delete", is_write=True),
     "memory.list": Operation(reads.list_memories, "memory:read"),
-    "keys.create": Operation(keys.create, "org:admin"),
+    "memory.relate": Operation(relations.relate, "memory:add", is_write=True),
+    "memory.feedback": Operation(feedback.feedback, "memory:add", is_write=True),
+    "memory.graph": Operation(graph.graph, "memory:read"),
+    "memory.explanation": Operation(explanations.explanation, "memory:read"),
+    "keys.create": Operation(keys.create, "org:admin", is_write=True),
     "keys.list": Operation(keys.list_keys, "org:admin"),
-    "keys.revoke": Operation(keys.revoke, "org:admin"),
+    "keys.revoke": Operation(keys.revoke, "org:admin", is_write=True),
+    "cluster.members": Operation(cluster.members, "org:admin"),
+    "cluster.join": Operation(cluster.join, "org:admin", is_write=True),
+    "cluster.remove": Operation(cluster.remove, "org:admin", is_write=True),
+    "org.get": Operation(organisations.get, "org:admin"),
+    "org.update": Operation(organisations.update, "org:admin", is_write=True),
 }
 
 # Of the API, but not built yet.
 _NOT_BUILT = frozenset(
     {
         "memory.add_turn", "memory.batch_update", "memory.clusters", "memory.compose",
-        "memory.decisions", "memory.explanation", "memory.export", "memory.feedback",
-        "memory.graph", "memory.history", "memory.intelligence", "memory.ontology",
-        "memory.recall", "memory.refresh", "memory.relate", "memory.relations", "memory.status",
+        "memory.decisions", "memory.export",
+        "memory.history", "memory.intelligence", "memory.ontology",
+        "memory.recall", "memory.refresh", "memory.relations", "memory.status",
         "memory.summarize", "memory.upload", "keys.bulk_revoke", "keys.rotate", "keys.test",
         "keys.update",
     }
@@ -121,22 +133,27 @@ class Service:
             if not self._in_flight:
                 self._idle.set()
         self._measure(operation, answer, started_s)
-        exchange.headers.setdefault(context.TRACE_ID, secrets.token_hex(16))
+        if context.TRACE_ID not in exchange.headers:  # it was refused before its headers were read
+            exchange.headers[context.TRACE_ID] = random_hex()
         return answers.with_headers(answer, exchange.headers)
 
     def _measure(self, operation: str, answer: Answer, started_s: float) -> None:
         label = operation if operation in OPERATIONS else "other"
-        metrics.OPERATIONS.labels(label, str(answer.status)).inc()
+        metrics.operations(label, answer.status).inc()
         elapsed_s = self._parts.clock.steady_s() - started_s
-        metrics.OPERATION_SECONDS.labels(label).observe(elapsed_s)
+        metrics.OPERATION_SECONDS.of(label).observe(elapsed_s)
 
     async def _answer(
         self, name: str, headers: Mapping[str, str], body: bytes, exchange: Exchange
     ) -> Answer:
         operation = _operation(name)
         self._check_room()
-        call = self._admitted(name, headers, exchange)
+        call = self._admitted(name, operation, headers, exchange)
         access.require(call.caller, operation.needed)
+        if operation.is_write and self._parts.appender.unfit() is not None:
+            passed = await freshness.passed_on(self._parts, call, body, until_s=call.deadline_s)
+            if passed is not None:
+                return passed
         return await operation.handler(self._parts, call, body)
 
     def _check_room(self) -> None:
@@ -147,11 +164,13 @@ class Service:
                 f"{limits.REQUESTS_IN_FLIGHT_MAX} requests in flight", retry_after_s=RETRY_AFTER_S
             )
 
-    def _admitted(self, name: str, headers: Mapping[str, str], exchange: Exchange) -> Call:
+    def _admitted(
+        self, name: str, operation: Operation, headers: Mapping[str, str], exchange: Exchange
+    ) -> Call:
         """Read the headers, find the key, count the request; raises what refuses it."""
         parts = self._parts
         arrived_s, now_ms = parts.clock.steady_s(), parts.clock.wall_ms()
-        found = context.read_context(headers)
+        found = context.context_of(headers)
         access.check_operation_key(found)
         exchange.headers[context.TRACE_ID] = found.trace_id
         record, caller = access.authenticate(parts.directory, found.api_key, now_ms)
@@ -159,8 +178,12 @@ class Service:
         self._key_uses.note(record, now_ms)
         return Call(
             operation=name,
+            is_write=operation.is_write,
+            headers=headers,
             context=found,
+            key=record,
             caller=caller,
+            ack=found.ack or organisations.default_ack(parts.directory, caller.organisation),
             exchange=exchange,
             now_ms=now_ms,
             arrived_s=arrived_s,

@@ -17,24 +17,31 @@ from typing import TypeVar
 import msgspec
 
 from memsync import errors, ids, limits
+from memsync.core.memories import CREATED
+from memsync.core.records import Record
 from memsync.core.stamps import wall_ms_of
-from memsync.engine.appender import Condition, Written
-from memsync.ids import Scope
+from memsync.engine.writing.appender import Condition, Written
+from memsync.ids import RecordKey, Scope
 from memsync.ports import Answer, StoredOperation
+from memsync.service import freshness
 from memsync.service.answers import with_headers
 from memsync.service.parts import Call, Parts
 from memsync.service.sharing import Identity
 from memsync.wire import codec, context
-from memsync.wire.operations import ItemOutcome, Operation, Stamp, Write
+from memsync.wire.operations import ItemOutcome, MemoryOrigin, Operation, Stamp, Write
 
 Body = TypeVar("Body", bound=msgspec.Struct)
+Found = TypeVar("Found")
 
 
 class Intent(msgspec.Struct, frozen=True):
-    """One write as its operation key knows it: in which scope, and by the hash of what it asks."""
+    """One write as its operation key knows it: in which scope, and by the hash of what it asks.
+    `record` is that of the one memory which it adds under a key of ours, and by which alone its
+    repeat is told (`core.memories`)."""
 
     scope: Scope
     request_hash: bytes
+    record: RecordKey | None = None
 
 
 def intent_of(call: Call, scope: Scope, request: msgspec.Struct) -> Intent:
@@ -66,12 +73,14 @@ async def once(
         await _settle_repeat(parts, call)
         return _replayed(parts, call, await replay(found.outcome))
 
+    if call.context.key_is_new:
+        return await looked_up()
     identity = Identity(ids.scope_key(intent.scope), call.context.operation_key)
     answer, is_shared = await parts.sharing.once(
         identity,
         intent.request_hash,
         looked_up,
-        ack=call.context.ack,
+        ack=call.ack,
         deadline_s=call.deadline_s,
     )
     return _replayed(parts, call, answer) if is_shared else answer
@@ -92,6 +101,22 @@ async def _executed(
         raise
 
 
+async def looked(
+    parts: Parts, call: Call, intent: Intent, look: Callable[[], Awaitable[Found]]
+) -> Found | StoredOperation:
+    """What `look` reads while this peer is fresh, so recent that it may be stamped over with no
+    await in between; or what is kept of another attempt of this request."""
+    while True:
+        looked_s = parts.clock.steady_s()
+        await freshness.be_fresh(parts, call)
+        found = await look()
+        # After the reading: else what others changed since the first attempt would be undone.
+        if (stored := await met(parts, call, intent)) is not None:
+            return stored
+        if freshness.is_recent(parts, call, looked_s):
+            return found
+
+
 async def _settle_repeat(parts: Parts, call: Call) -> None:
     """`settle` for a write that is applied here: whatever stands in the way, it is not undone."""
     try:
@@ -109,13 +134,31 @@ async def _settle_repeat(parts: Parts, call: Call) -> None:
 async def met(parts: Parts, call: Call, intent: Intent) -> StoredOperation | None:
     """What is kept of an attempt of this request that was applied here; raises `KeyReused` if the
     key was used to ask other things."""
-    scope = ids.scope_key(intent.scope)
-    stored = await parts.store.operation(scope, call.context.operation_key)
+    if call.context.key_is_new:
+        return None
+    if intent.record is not None:
+        stored = _kept_by(await parts.store.record(intent.record))
+    else:
+        scope = ids.scope_key(intent.scope)
+        stored = await parts.store.operation(scope, call.context.operation_key)
     if stored is None or wall_ms_of(stored.stamp) + stored.kept_s * 1000 < call.now_ms:
         return None
     if stored.request_hash != intent.request_hash:
         raise key_reused()
     return stored
+
+
+def _kept_by(record: Record | None) -> StoredOperation | None:
+    """What the record of a memory that was added by itself tells of its add."""
+    if record is None or not isinstance(record.origin, MemoryOrigin):
+        return None
+    assert record.origin_stamp is not None
+    return StoredOperation(
+        request_hash=record.origin.request_hash,
+        stamp=record.origin_stamp,
+        kept_s=limits.OPERATION_KEY_OURS_S,
+        outcome=[ItemOutcome(CREATED, record.ids)],
+    )
 
 
 def key_reused() -> errors.KeyReused:
@@ -157,7 +200,7 @@ async def publish(parts: Parts, call: Call, intent: Intent, draft: Draft) -> Wri
     call.exchange.is_write_sent = True
     try:
         written = await parts.appender.write(
-            write, ack=call.context.ack, deadline_s=call.deadline_s, condition=draft.condition
+            write, ack=call.ack, deadline_s=call.deadline_s, condition=draft.condition
         )
     except errors.MemsyncError as error:
         call.exchange.is_write_sent = not error.definite
@@ -185,7 +228,7 @@ async def keep_outcome(
 
 async def settle(parts: Parts, call: Call) -> None:
     """Wait until what this peer has applied is as safe as the caller asks a write to be."""
-    await parts.appender.wait_settled(ack=call.context.ack, deadline_s=call.deadline_s)
+    await parts.appender.wait_settled(ack=call.ack, deadline_s=call.deadline_s)
 
 
 def fixed_ids(call: Call, count: int) -> range | None:

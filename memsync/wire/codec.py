@@ -10,19 +10,28 @@ from typing import Any, TypeVar
 import msgspec
 
 from memsync import errors
-from memsync.wire import operations
+from memsync.wire import exchange, members, operations
 
 T = TypeVar("T")
 
 _msgpack = msgspec.msgpack.Encoder(order="deterministic")
 _json = msgspec.json.Encoder()
 _frame_decoder = msgspec.msgpack.Decoder(operations.Frame)
+_told_decoder: msgspec.msgpack.Decoder[members.Told] = msgspec.msgpack.Decoder(members.Told)
+_wanted_decoder: msgspec.msgpack.Decoder[exchange.Wanted] = msgspec.msgpack.Decoder(exchange.Wanted)
+_json_decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 _content_decoder = msgspec.msgpack.Decoder(operations.Content)
 
 
 def pack(value: Any) -> bytes:
     """Canonical msgpack: equal values give equal bytes."""
     return _msgpack.encode(value)
+
+
+def pack_given(given: exchange.Given) -> bytes:
+    """Msgpack of what a member gives. It is neither hashed nor stored, so the order of its maps,
+    whose keys are not strings, does not matter."""
+    return msgspec.msgpack.encode(given)
 
 
 def unpack(data: bytes, kind: type[T]) -> T:
@@ -44,6 +53,22 @@ def decode_frame(data: bytes) -> operations.Frame:
             f"frame schema {frame.schema}, this version reads {operations.SCHEMA}: upgrade it"
         )
     return frame
+
+
+def decode_told(data: bytes) -> members.Told:
+    """Read what a member told; raises `msgspec.DecodeError`."""
+    try:
+        return _told_decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"a string is not UTF-8: {error}") from error
+
+
+def decode_wanted(data: bytes) -> exchange.Wanted:
+    """Read what a member asks of another; raises `msgspec.DecodeError`."""
+    try:
+        return _wanted_decoder.decode(data)
+    except UnicodeDecodeError as error:
+        raise msgspec.DecodeError(f"a string is not UTF-8: {error}") from error
 
 
 def seal(content: Any) -> operations.Envelope:
@@ -79,7 +104,7 @@ def from_json(data: bytes, kind: type[T]) -> T:
     data = data or b"{}"
     try:
         try:
-            return msgspec.json.decode(data, type=kind)
+            return _json_decoder(kind).decode(data)
         except msgspec.ValidationError as error:
             # The decoder stopped at the first wrong type: is all of it JSON?
             msgspec.json.decode(data, type=msgspec.Raw)
@@ -90,6 +115,14 @@ def from_json(data: bytes, kind: type[T]) -> T:
         raise errors.InvalidJson(
             "the body is not JSON that can be read: nested too deep"
         ) from error
+
+
+def _json_decoder(kind: type[T]) -> msgspec.json.Decoder[T]:
+    """One for each type that is read: made at each body, it takes as long as the body."""
+    decoder = _json_decoders.get(kind)
+    if decoder is None:
+        decoder = _json_decoders[kind] = msgspec.json.Decoder(kind)
+    return decoder
 
 
 def field_and_reason(error: msgspec.ValidationError) -> tuple[str, str]:

@@ -3,13 +3,12 @@ NATS."""
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 
 import msgspec
 
 from memsync import errors, limits
-from memsync.ids import OperationKey, Position, new_operation_key
+from memsync.ids import OperationKey, Position, new_operation_key, random_hex
 from memsync.wire import codec
 from memsync.wire.requests import Ack, Consistency
 
@@ -30,6 +29,7 @@ TRACE_ID = "X-Trace-ID"
 STATUS = "Memsync-Status"
 RETRY_AFTER = "Retry-After"
 DEGRADED = "Memsync-Degraded"  # of a recall's answer: its `degraded_components`, comma-separated
+PASSED = "Memsync-Passed"  # from a peer that could not answer well itself: it is not passed again
 OPERATION_KEY = "Memsync-Operation-Key"  # fixed by a gateway: "<key>", not the caller's own
 IDS = "Memsync-Ids"  # fixed by a gateway: "<first id>-<last id>" that the write may use
 
@@ -37,6 +37,8 @@ FORWARDED = (
     API_KEY, AUTHORIZATION, PROJECT, END_USER, IDEMPOTENCY_KEY, ACK, CONSISTENCY, MIN_POSITION,
     DEADLINE_MS, TRACE_PARENT, REQUEST_ID, OPERATION_KEY, IDS,
 )  # fmt: skip
+_LOWER = {name: name.lower() for name in (*FORWARDED, PASSED)}
+_HEX = "0123456789abcdef"
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,44 +51,53 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     end_user: str | None
     operation_key: OperationKey
     key_is_callers: bool
+    key_is_new: bool
+    """Whether the key was made for this very request: no other attempt of it can be anywhere."""
     ids: tuple[int, int] | None
-    ack: Ack
+    ack: Ack | None  # None: what the organisation has set
     consistency: Consistency
     min_positions: tuple[Position, ...]
     deadline_s: float
+    is_passed: bool
 
 
 def read_context(headers: Mapping[str, str]) -> Context:
     """Read the headers of a request; raises `ValidationFailed` that names the header."""
-    found = {name.lower(): value for name, value in headers.items()}
-    callers_key = found.get(IDEMPOTENCY_KEY.lower())
+    return context_of({name.lower(): value for name, value in headers.items()})
+
+
+def context_of(found: Mapping[str, str]) -> Context:
+    """As `read_context`, of headers whose names are in lower case already."""
+    callers_key = found.get(_LOWER[IDEMPOTENCY_KEY])
     if callers_key is not None:
         _check_key(callers_key)
-    key = callers_key or found.get(OPERATION_KEY.lower()) or new_operation_key()
+    key = callers_key or found.get(_LOWER[OPERATION_KEY])
     return Context(
         request_id=request_id_of(found),
         trace_id=_trace_id(found.get(TRACE_PARENT)),
         api_key=_api_key(found),
-        project=found.get(PROJECT.lower()) or None,
-        end_user=found.get(END_USER.lower()) or None,
-        operation_key=OperationKey(key),
+        project=found.get(_LOWER[PROJECT]) or None,
+        end_user=found.get(_LOWER[END_USER]) or None,
+        operation_key=OperationKey(key) if key else new_operation_key(),
         key_is_callers=callers_key is not None,
-        ids=_id_range(found.get(IDS.lower())),
-        ack=_choice(ACK, found, ("log", "quorum", "all"), "quorum"),  # type: ignore[arg-type]
+        key_is_new=not key,
+        ids=_id_range(found.get(_LOWER[IDS])),
+        ack=_choice(ACK, found, ("log", "quorum", "all"), None),  # type: ignore[arg-type]
         consistency=_choice(  # type: ignore[arg-type]
             CONSISTENCY, found, ("local", "session", "strong"), "session"
         ),
-        min_positions=parse_positions(found.get(MIN_POSITION.lower(), "")),
-        deadline_s=_deadline(found.get(DEADLINE_MS.lower())),
+        min_positions=parse_positions(found.get(_LOWER[MIN_POSITION], "")),
+        deadline_s=_deadline(found.get(_LOWER[DEADLINE_MS])),
+        is_passed=_LOWER[PASSED] in found,
     )
 
 
 def request_id_of(headers: Mapping[str, str]) -> str:
     """The caller's request id where it is fit for a log, else a new one."""
-    given = headers.get(REQUEST_ID.lower(), "")
+    given = headers.get(_LOWER[REQUEST_ID], "")
     if 1 <= len(given) <= 128 and given.isascii() and given.isprintable():
         return given
-    return "req_" + secrets.token_hex(8)
+    return "req_" + random_hex()[:16]
 
 
 def format_positions(positions: tuple[Position, ...] | list[Position]) -> str:
@@ -123,16 +134,17 @@ def _check_key(key: str) -> None:
 
 def _trace_id(trace_parent: str | None) -> str:
     """The trace id of a W3C `traceparent` (version-trace-parent-flags), else a new one."""
-    parts = (trace_parent or "").split("-")
-    if len(parts) >= 4 and len(parts[1]) == 32 and all(c in "0123456789abcdef" for c in parts[1]):
-        return parts[1]
-    return secrets.token_hex(16)
+    if trace_parent is not None:
+        parts = trace_parent.split("-")
+        if len(parts) >= 4 and len(parts[1]) == 32 and not parts[1].strip(_HEX):
+            return parts[1]
+    return random_hex()
 
 
 def _api_key(headers: Mapping[str, str]) -> str | None:
-    if key := headers.get(API_KEY.lower()):
+    if key := headers.get(_LOWER[API_KEY]):
         return key
-    kind, _, token = headers.get(AUTHORIZATION.lower(), "").partition(" ")
+    kind, _, token = headers.get(_LOWER[AUTHORIZATION], "").partition(" ")
     return token.strip() or None if kind.lower() == "bearer" else None
 
 
@@ -146,8 +158,12 @@ def _id_range(text: str | None) -> tuple[int, int] | None:
     return first, last
 
 
-def _choice(name: str, headers: Mapping[str, str], allowed: tuple[str, ...], default: str) -> str:
-    value = headers.get(name.lower(), default)
+def _choice(
+    name: str, headers: Mapping[str, str], allowed: tuple[str, ...], default: str | None
+) -> str | None:
+    value = headers.get(_LOWER[name])
+    if value is None:
+        return default
     if value not in allowed:
         raise codec.invalid(name, f"{value[:40]!r} is not one of {', '.join(allowed)}")
     return value

@@ -21,8 +21,9 @@ SCHEMA = 1
 KEY_ID_CLEAR = 0  # envelopes that are not sealed
 
 
-class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """How every part of the format is encoded."""
+class _Array(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+    """How every part of the format is encoded. What is read from bytes holds no cycle, so the
+    garbage collector need not look at it."""
 
 
 class Stamp(_Array, frozen=True, order=True):
@@ -111,7 +112,15 @@ class ProjectOrigin(_Array, frozen=True, tag="project"):
     created_at_ms: int
 
 
-Origin: TypeAlias = MemoryOrigin | ApiKeyOrigin | OrganisationOrigin | ProjectOrigin
+class MembershipOrigin(_Array, frozen=True, tag="membership"):
+    """The members of a cell as it was founded; one record in each cell."""
+
+    founders: list[str]
+
+
+Origin: TypeAlias = (
+    MemoryOrigin | ApiKeyOrigin | OrganisationOrigin | ProjectOrigin | MembershipOrigin
+)
 
 # The registers of each kind of record, beside its origin, and what their values decode to. A name
 # that is not here is unknown; a value of another type has no valid form.
@@ -137,7 +146,33 @@ REGISTERS: dict[str, dict[str, Any]] = {
     },
     "organisation": {"ack": str, "name": str},
     "project": {"archived": bool, "name": str},
+    "membership": {"members": list[str], "removed": list[str]},
 }
+
+
+class Relation(_Array, frozen=True):
+    """An element `relations` of a memory: it stands to the memory of record `to` as `type` says,
+    with `confidence` 0..1. `metadata` is an envelope of a mapping. Of two with the same end and
+    type the one with the later stamp counts."""
+
+    stamp: Stamp
+    to: RecordKey
+    type: str
+    confidence: float
+    metadata: Envelope | None
+
+
+class Signal(_Array, frozen=True):
+    """An element `signals` of a memory: what a caller thought of it. `comment` is an envelope of a
+    string."""
+
+    stamp: Stamp
+    signal: str
+    comment: Envelope | None
+
+
+# The add-only sets of each kind of record and what their elements decode to, as for registers.
+ELEMENTS: dict[str, dict[str, Any]] = {"memory": {"relations": Relation, "signals": Signal}}
 
 
 class Create(_Array, frozen=True, tag=1):
@@ -225,7 +260,7 @@ class Frame(_Array, frozen=True):
     writes: list[Write]
 
 
-class RawMessage(msgspec.Struct, frozen=True):
+class RawMessage(msgspec.Struct, frozen=True, gc=False):
     """A log message as it lies in a stripe, not yet decoded, with its `Nats-Msg-Id`."""
 
     position: Position
@@ -236,3 +271,11 @@ class RawMessage(msgspec.Struct, frozen=True):
 def frame_id(frame: Frame) -> str:
     """The `Nats-Msg-Id` of a frame, the same in every stripe that it is tried on."""
     return f"{frame.incarnation:x}.{frame.number:x}"
+
+
+def incarnation_in(message_id: str) -> int:
+    """The incarnation of the process that made the frame with this id; 0 where it names none."""
+    try:
+        return int(message_id.partition(".")[0], 16)
+    except ValueError:
+        return 0

@@ -78,8 +78,51 @@ class Freshness(msgspec.Struct, frozen=True, kw_only=True):
     age_ms: float = 0.0
 
 
+class ExplainedStage(msgspec.Struct, frozen=True, kw_only=True):
+    """What a stage took, and what the answer lacks because of it: then a fallback was used."""
+
+    stage: str
+    took_ms: float
+    lacking: list[str]
+
+
+class ExplainedCandidate(msgspec.Struct, frozen=True, kw_only=True):
+    """A memory of the answer: its rank from 1, its score, and the parts that it is made of."""
+
+    memory_id: int
+    rank: int
+    score: float
+    parts: dict[str, float]
+
+
+class Explanation(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a question was answered as it was. `member` answered it; `weights` are what the parts of
+    a score were weighed with, none for an answer that was kept from before; `models` those whose
+    vectors of the question were compared; `filters` the names of those that were set."""
+
+    query_id: str
+    member: str
+    created_at: str
+    query_intent: str
+    k: int
+    traversal_depth: int
+    computation_tier: str
+    filters: list[str]
+    weights: dict[str, float]
+    models: list[str]
+    stages: list[ExplainedStage]
+    candidates: list[ExplainedCandidate]
+    confidence: float
+    degraded_components: list[str]
+    freshness: Freshness
+    latency_ms: float
+    sla_met: bool
+    truncated: bool = False
+
+
 class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """The answer to a question; the same shape when degraded. `latency_ms` is the peer's own."""
+    """The answer to a question; the same shape when degraded. `latency_ms` is the peer's own;
+    `explanation` is there where it was asked for."""
 
     memories: list[RecalledMemory]
     context: str
@@ -94,6 +137,7 @@ class QueryAnswer(msgspec.Struct, frozen=True, kw_only=True):
     sla_target_ms: int
     sla_met: bool
     truncated: bool = False
+    explanation: Explanation | msgspec.UnsetType = msgspec.UNSET
 
 
 class MemoryPage(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +147,64 @@ class MemoryPage(msgspec.Struct, frozen=True, kw_only=True):
     total: int
     limit: int
     offset: int
+    truncated: bool = False
+
+
+class RelationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A relation from one memory to another."""
+
+    id: int
+    from_memory_id: int
+    to_memory_id: int
+    relationship_type: str
+    confidence: float
+    metadata: dict[str, Any] | None = None
+    created_at: str
+
+
+class FeedbackTrend(msgspec.Struct, frozen=True, kw_only=True):
+    """How the last signals run: `momentum` positive, negative or neutral, `consistency` 0..1, and
+    what a step is multiplied with for it, 0.5..1.5."""
+
+    momentum: str
+    consistency: float
+    trend_multiplier: float
+    recent_count: int
+
+
+class FeedbackSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """All signals on a memory."""
+
+    total_signals: int
+    signal_counts: dict[str, int]
+    trend: FeedbackTrend
+
+
+class FeedbackTaken(msgspec.Struct, frozen=True, kw_only=True):
+    """The answer to a signal. `adjustment` is what it changed; `influenced_ranking` whether it did
+    change anything that ranks."""
+
+    memory_id: int
+    signal: str
+    importance_before: float
+    importance_after: float
+    adjustment: float
+    influenced_ranking: bool
+    summary: FeedbackSummary
+
+
+class GraphNode(Memory, frozen=True, kw_only=True):
+    """A memory in the graph. `distance`: how many relations away from the memory asked for; null
+    where none was."""
+
+    distance: int | None = None
+
+
+class Graph(msgspec.Struct, frozen=True, kw_only=True):
+    """Memories and the relations between them. `truncated`: there are more than fit."""
+
+    nodes: list[GraphNode]
+    edges: list[RelationInfo]
     truncated: bool = False
 
 
@@ -123,6 +225,52 @@ class ApiKeyInfo(msgspec.Struct, frozen=True, kw_only=True):
     usage_count: int
     organisation: str
     key: str | None = None
+
+
+class OrganisationInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """An organisation. `ack` counts for its writes that name no `Memsync-Ack`."""
+
+    id: int
+    slug: str
+    name: str
+    ack: str
+
+
+class MemberInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A member as the peer that answers knows it. `positions` are "stripe.generation.sequence" of
+    what it has applied, `lag_entries` how many frames it lacks that another has. `lease`: it
+    answers reads as fresh. `clock_offset_ms` is against the clock of the peer that answers;
+    `membership` the version that it goes by. One that was not heard has only its name."""
+
+    name: str
+    alive: bool
+    positions: list[str] = []
+    lag_entries: int | None = None
+    lease: bool = False
+    clock_offset_ms: float | None = None
+    incarnation: int = 0
+    membership: str = ""
+
+
+class StripeInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A stripe of the log and the server that leads it."""
+
+    stripe: int
+    generation: int
+    leader: str | None
+
+
+class ClusterInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """Who belongs to the cell. `observers` run and may be joined; `removed` end if they are started
+    again. `version` is what `if_version` is compared with."""
+
+    cell: str
+    version: str
+    majority: int
+    members: list[MemberInfo]
+    observers: list[str]
+    removed: list[str]
+    stripes: list[StripeInfo]
 
 
 class ApiKeyPage(msgspec.Struct, frozen=True, kw_only=True):

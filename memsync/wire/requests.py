@@ -12,10 +12,12 @@ from typing import Any, Literal
 import msgspec
 
 from memsync import errors, limits
+from memsync.config import Name
 
 ComputationTier = Literal["low", "medium", "high"]
 Consistency = Literal["local", "session", "strong"]
 Ack = Literal["log", "quorum", "all"]
+DefaultAck = Literal["quorum", "all"]  # of an organisation; `log` is for single requests
 
 WEIGHTS = ("semantic", "cluster", "recency", "importance", "usage", "graph")
 API_KEY_SCOPES = (
@@ -25,7 +27,7 @@ TIERS = ("hot", "warm", "cold")
 RATE_LIMIT_TIERS = ("free", "pro", "enterprise", "unlimited")
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Fields of the hosted API that the key and headers tell here: accepted, ignored."""
 
     user_id: Any = None
@@ -34,7 +36,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     environment: Any = None
 
 
-class AddItem(_Body, frozen=True, kw_only=True):
+class AddItem(Body, frozen=True, kw_only=True):
     """A memory to add. Times are ISO 8601; a time without an offset is UTC."""
 
     text: str | None = None
@@ -62,7 +64,7 @@ class AddRequest(AddItem, frozen=True, kw_only=True):
     """POST /memory/add."""
 
 
-class BulkAddRequest(_Body, frozen=True, kw_only=True):
+class BulkAddRequest(Body, frozen=True, kw_only=True):
     """POST /memory/bulk-add. Stored as a whole or not at all."""
 
     items: list[AddItem]
@@ -85,30 +87,32 @@ class QueryFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     metadata: dict[str, Any] | None = None
 
 
-class QueryRequest(_Body, frozen=True, kw_only=True):
-    """POST /memory/query."""
+class QueryRequest(Body, frozen=True, kw_only=True):
+    """POST /memory/query. `now`: the moment that the question's dates ("last week") and recency are
+    relative to, where it is not that of the request."""
 
     query: str
     k: int = limits.RECALL_K_DEFAULT
     filters: QueryFilters | None = None
     session_id: str | None = None
-    traversal_depth: int = 2
+    traversal_depth: int = limits.TRAVERSAL_DEPTH_DEFAULT
     weights: dict[str, float] | None = None
     computation_tier: ComputationTier = "medium"
     consistency: Consistency | None = None
     min_position: str | None = None
     explain: bool = False
+    now: str | None = None
     end_user_id: str | None = None
 
 
-class GetRequest(_Body, frozen=True, kw_only=True):
+class GetRequest(Body, frozen=True, kw_only=True):
     """GET /memory/{id}."""
 
     memory_id: int
     end_user_id: str | None = None
 
 
-class UpdateRequest(_Body, frozen=True, kw_only=True):
+class UpdateRequest(Body, frozen=True, kw_only=True):
     """PATCH /memory/{id}. `metadata` is replaced whole. A field that is null is left as it is."""
 
     memory_id: int
@@ -132,7 +136,7 @@ class ForgetFilters(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     after: str | None = None
 
 
-class ForgetRequest(_Body, frozen=True, kw_only=True):
+class ForgetRequest(Body, frozen=True, kw_only=True):
     """DELETE /memory/forget: exactly one of `memory_ids` and `filters`."""
 
     memory_ids: list[int] | None = None
@@ -175,6 +179,29 @@ class KeyRevokeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, 
     """POST /org/api-keys/{id}/revoke."""
 
     key_id: int
+
+
+class OrganisationGetRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """GET /org."""
+
+
+class OrganisationUpdateRequest(
+    msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
+):
+    """PATCH /org. `ack` counts for writes that name no `Memsync-Ack`."""
+
+    ack: DefaultAck
+
+
+class ClusterRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """GET /admin/cluster."""
+
+
+class MemberRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """POST /admin/cluster/join and POST /admin/cluster/remove."""
+
+    name: Name
+    if_version: str | None = None
 
 
 Problems = list[tuple[str, str]]  # (field, reason)
@@ -220,9 +247,9 @@ def item_problems(item: AddItem) -> Problems:
     return [
         *_names(item, ("source", "event_type", "session_id", "role")),
         *_tags(item.tags),
-        *_metadata(item.metadata),
-        *_length("end_user_id", item.end_user_id, 1, limits.END_USER_CHARS_MAX),
-        *_length("client_ref", item.client_ref, 1, limits.CLIENT_REF_CHARS_MAX),
+        *metadata_problems(item.metadata),
+        *length_problems("end_user_id", item.end_user_id, 1, limits.END_USER_CHARS_MAX),
+        *length_problems("client_ref", item.client_ref, 1, limits.CLIENT_REF_CHARS_MAX),
         *_moment("occurred_at", item.occurred_at),
         *_ttl(item.ttl_minutes),
     ]
@@ -242,7 +269,8 @@ def bulk_problems(request: BulkAddRequest) -> Problems:
 
 def query_problems(request: QueryRequest) -> Problems:
     """What is wrong with a question."""
-    found = _weights(request.weights) + _length("session_id", request.session_id, 0, 256)
+    found = _weights(request.weights) + length_problems("session_id", request.session_id, 0, 256)
+    found += _moment("now", request.now)
     if (filters := request.filters) is not None:
         found += [("filters." + field, reason) for field, reason in _filter_problems(filters)]
     return found
@@ -250,10 +278,14 @@ def query_problems(request: QueryRequest) -> Problems:
 
 def _filter_problems(filters: QueryFilters) -> Problems:
     found = _names(filters, ("memory_type", "source", "session_id"))
-    found += _tags(filters.tags) + _metadata(filters.metadata)
+    found += _tags(filters.tags) + metadata_problems(filters.metadata)
     found += _moment("since", filters.since) + _moment("until", filters.until) + _tier(filters.tier)
-    if filters.sources is not None and len(filters.sources) > limits.TAGS_MAX:
-        found.append(("sources", f"{len(filters.sources)} entries, at most {limits.TAGS_MAX}"))
+    sources = filters.sources or []
+    if len(sources) > limits.TAGS_MAX:
+        found.append(("sources", f"{len(sources)} entries, at most {limits.TAGS_MAX}"))
+    else:
+        for source in sources:
+            found += length_problems("sources", source, 0, limits.NAME_CHARS_MAX)
     if not found and filters.since and filters.until:
         found += _order("since", filters.since, "until", filters.until)
     return found
@@ -267,7 +299,7 @@ def update_problems(request: UpdateRequest) -> Problems:
     return [
         *_names(request, ("source", "event_type")),
         *_tags(request.tags),
-        *_metadata(request.metadata),
+        *metadata_problems(request.metadata),
     ]
 
 
@@ -275,7 +307,7 @@ def forget_problems(request: ForgetRequest) -> Problems:
     """What is wrong with a forget: it must say exactly one thing about which memories it means."""
     if (request.memory_ids is None) == (request.filters is None):
         return [("memory_ids", "give exactly one of memory_ids and filters")]
-    found = _length("reason", request.reason, 0, limits.REASON_CHARS_MAX)
+    found = length_problems("reason", request.reason, 0, limits.REASON_CHARS_MAX)
     if request.memory_ids is not None:
         count = len(request.memory_ids)
         if not 1 <= count <= limits.FORGET_IDS_MAX:
@@ -299,11 +331,11 @@ def key_problems(request: KeyCreateRequest) -> Problems:
     """What is wrong with a key to be made."""
     from memsync.ids import ENVIRONMENTS
 
-    found = _length("name", request.name, 0, limits.NAME_CHARS_MAX)
+    found = length_problems("name", request.name, 0, limits.NAME_CHARS_MAX)
     found += _one_of("environment", request.environment, ENVIRONMENTS)
     found += _one_of("rate_limit_tier", request.rate_limit_tier, RATE_LIMIT_TIERS)
     found += _moment("expires_at", request.expires_at)
-    found += _length("project_id", request.project_id, 1, limits.PROJECT_CHARS_MAX)
+    found += length_problems("project_id", request.project_id, 1, limits.PROJECT_CHARS_MAX)
     if not request.scopes:
         found.append(("scopes", "name at least one"))
     for scope in request.scopes:
@@ -311,7 +343,8 @@ def key_problems(request: KeyCreateRequest) -> Problems:
     return found
 
 
-def _length(field: str, value: str | None, low: int, high: int) -> Problems:
+def length_problems(field: str, value: str | None, low: int, high: int) -> Problems:
+    """A text that is there has `low` to `high` characters."""
     if value is None or low <= len(value) <= high:
         return []
     return [(field, f"{len(value)} characters, {low} to {high}")]
@@ -321,7 +354,7 @@ def _names(body: msgspec.Struct, fields: tuple[str, ...]) -> Problems:
     return [
         problem
         for field in fields
-        for problem in _length(field, getattr(body, field), 0, limits.NAME_CHARS_MAX)
+        for problem in length_problems(field, getattr(body, field), 0, limits.NAME_CHARS_MAX)
     ]
 
 
@@ -336,7 +369,8 @@ def _tags(tags: list[str] | None) -> Problems:
     return [("tags", f"a tag of {lengths[0]} characters, 1 to {limits.TAG_CHARS_MAX}")]
 
 
-def _metadata(metadata: dict[str, Any] | None) -> Problems:
+def metadata_problems(metadata: dict[str, Any] | None) -> Problems:
+    """Metadata that is there is neither too deep nor too large."""
     if metadata is None:
         return []
     if _is_deeper(metadata, limits.METADATA_DEPTH_MAX):

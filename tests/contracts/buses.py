@@ -23,12 +23,13 @@ from nats.aio.client import Client
 from memsync.adapters.jetstream import connection
 from memsync.adapters.jetstream.log import JetStreamLog
 from memsync.adapters.jetstream.marks import JetStreamMarks
+from memsync.adapters.jetstream.peers import JetStreamPeers
 from memsync.adapters.jetstream.streams import JetStreamStreams
 from memsync.config import NatsSettings
 from memsync.errors import Unavailable, VersionConflict
 from memsync.ids import RecordKey
 from memsync.local.ports import HOST
-from memsync.ports import Log, Marks, Streams
+from memsync.ports import Log, Marks, Peers, Streams
 from memsync.wire import subjects
 from memsync.wire.subjects import CellName
 from tests.conditions import eventually
@@ -52,6 +53,7 @@ class Member(msgspec.Struct, frozen=True):
     log: Log
     marks: Marks
     streams: Streams
+    peers: Peers
 
 
 class Bed(Protocol):
@@ -91,7 +93,7 @@ class MemoryBed:
     async def member(self, name: str = "peer-1") -> Member:
         """Connect a member."""
         peer = self.bus.peer(name)
-        return Member(peer, peer.marks(), peer)
+        return Member(peer, peer.marks(), peer, peer.peers())
 
     async def cut(self, name: str = "peer-1") -> None:
         """End the member's connection."""
@@ -123,6 +125,7 @@ class Line:
         self._carried: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._is_cut = False
+        self._is_silent = False
         self.url = ""
 
     async def open(self) -> None:
@@ -136,9 +139,14 @@ class Line:
         for writer in self._writers:
             writer.transport.abort()
 
+    def silence(self) -> None:
+        """What is sent from now on gets lost, and nobody is told: a cable is out. Connections are
+        taken, and hear nothing."""
+        self._is_silent = True
+
     def mend(self) -> None:
         """Take connections again."""
-        self._is_cut = False
+        self._is_cut = self._is_silent = False
 
     async def close(self) -> None:
         """End for good."""
@@ -157,7 +165,7 @@ class Line:
             if far is not None:
                 ends = {writer, far[1]}
                 self._writers |= ends
-                await asyncio.gather(_pump(reader, far[1]), _pump(far[0], writer))
+                await asyncio.gather(self._pump(reader, far[1]), self._pump(far[0], writer))
                 self._writers -= ends
         finally:
             writer.close()
@@ -171,16 +179,16 @@ class Line:
                 continue
         return None
 
-
-async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-    try:
-        while data := await source.read(READ_BYTES):
-            sink.write(data.replace(ADVERTISED, HIDDEN))
-            await sink.drain()
-    except OSError:
-        pass  # cut
-    finally:
-        sink.close()
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(READ_BYTES):
+                if not self._is_silent:
+                    sink.write(data.replace(ADVERTISED, HIDDEN))
+                    await sink.drain()
+        except OSError:
+            pass  # cut
+        finally:
+            sink.close()
 
 
 class RealBed:
@@ -209,10 +217,17 @@ class RealBed:
         """Connect a member."""
         client = await self.connect(name)
         streams = JetStreamStreams(
-            client, self.cell, replicas=3, stripe_bytes_max=self._stripe_bytes
+            client,
+            self.cell,
+            replicas=3,
+            stripe_bytes_max=self._stripe_bytes,
+            identity="cell",
         )
         return Member(
-            JetStreamLog(client, self.cell), JetStreamMarks(client, self.cell, name), streams
+            JetStreamLog(client, self.cell),
+            JetStreamMarks(client, self.cell, name),
+            streams,
+            JetStreamPeers(client, self.cell, name),
         )
 
     async def cut(self, name: str = "peer-1") -> None:

@@ -1,11 +1,13 @@
-"""One real bus for all contracts, and a new cell for each."""
+"""One real bus for all contracts, a new cell for each; and every store."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
 
+from memsync.ports import Store
 from tests.contracts.buses import (
     SMALL_BYTES_MAX,
     STRIPE_BYTES_MAX,
@@ -15,6 +17,7 @@ from tests.contracts.buses import (
     make_whole,
     real_bed,
 )
+from tests.contracts.stores import opened
 from tests.system.local_bus import Bus, running_bus
 
 
@@ -71,3 +74,10 @@ async def small(request: pytest.FixtureRequest, bus: Bus) -> AsyncIterator[Bed]:
     else:
         async with real_bed(bus, stripe_bytes_max=SMALL_BYTES_MAX) as bed:
             yield bed
+
+
+@pytest.fixture(params=["sqlite", "memory"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Every store in turn, empty."""
+    async with opened(request.param, tmp_path / "store") as made:
+        yield made

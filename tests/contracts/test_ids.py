@@ -252,3 +252,40 @@ async def test_without_a_connection_there_is_no_block(leases: Leases) -> None:
     assert time.monotonic() - started < AT_ONCE_S
     await leases.bed.restore("peer-1")
     assert await lease() == 2
+
+
+async def test_a_block_that_somebody_holds_unused_is_not_handed_out_again(real: RealBed) -> None:
+    """The stream is rolled back below blocks that no peer has seen in use."""
+    streams = await streams_of(real)
+    await streams.create_ids(1)
+    holder, other = [await blocks_of(real, name) for name in ("peer-1", "peer-2")]
+    async with running(other):
+        held = [await holder.lease() for _ in range(5)]
+
+        async def has_heard() -> bool:
+            return other.highest_leased >= max(held)
+
+        await eventually(has_heard, "peer-2 knows what peer-1 holds")
+        await streams.delete_ids()
+        await streams.create_ids(1)
+        given: list[int] = []
+        while not given:
+            try:
+                given.append(await other.lease())
+            except NoQuorum:
+                pass
+        assert min(given) > max(held)
+
+
+async def test_no_block_is_taken_before_it_is_known_what_was_seen(real: RealBed) -> None:
+    streams = await streams_of(real)
+    await streams.create_ids(1)
+
+    async def unknown() -> int:
+        raise NoQuorum("nobody was heard")
+
+    blocks = IdBlocks(await real.connect("peer-1"), SPACE, unknown)
+    for _ in range(3):
+        with pytest.raises(NoQuorum, match="nobody was heard"):
+            await blocks.lease()
+    assert await streams.ids_end() == 0

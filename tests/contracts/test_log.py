@@ -141,35 +141,52 @@ async def test_a_condition_is_of_its_record_alone(bed: Bed) -> None:
     assert names(await eventually_stored(log, "c")) == ["frame", "a", "b", "c"]
 
 
+async def last(log: Log, generation: int = 0, record: RecordKey = RECORD) -> int:
+    """The last sequence on a record's subject, as a server has it."""
+    return await log.last_of_record(0, generation, record, timeout_s=TIMEOUT_S)
+
+
+async def eventually_last(log: Log, wanted: int, record: RecordKey = RECORD) -> None:
+    """Whichever server answers may be behind for a moment."""
+
+    async def is_there() -> bool:
+        return await last(log, record=record) == wanted
+
+    await eventually(is_there, f"{wanted} is the last")
+
+
 async def test_the_last_of_a_record_is_its_own_subjects_last(bed: Bed) -> None:
     log = (await founded(bed, 0)).log
-    assert await log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S) is None
+    assert await last(log) == 0
     await publish(log, "a", record=RECORD, after=0)
-    second = await publish(log, "b", record=RECORD, after=1)
+    await publish(log, "b", record=RECORD, after=1)
     await publish(log, "frame")
     await publish(log, "c", record=OTHER)
-    assert await log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S) == second
-    assert await log.last_of_record(0, OTHER, timeout_s=TIMEOUT_S) == Position(0, 0, 4)
+    await eventually_last(log, 2)
+    await eventually_last(log, 4, OTHER)
 
 
 async def test_the_last_of_a_record_whose_messages_are_gone_is_none(bed: Bed) -> None:
     log = (await founded(bed, 0)).log
     await publish(log, "a", record=RECORD, after=0)
+    await eventually_last(log, 1)
     await bed.purge(0, 0)
-    assert await log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S) is None
+    await eventually_last(log, 0)
     assert await publish(log, "b", record=RECORD, after=0) == Position(0, 0, 2)
 
 
-async def test_the_last_of_a_record_names_its_generation(bed: Bed) -> None:
+async def test_the_last_of_a_record_is_of_one_generation(bed: Bed) -> None:
     member = await founded(bed, 0)
     await publish(member.log, "a", record=RECORD)
     await bed.lose(0, 0)
+    with pytest.raises(Unavailable):
+        await last(member.log)
     await member.streams.create(0, 1)
     await wait_heard(member.log, 0)
-    assert await member.log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S) is None
+    assert await last(member.log, 1) == 0
     assert await publish(member.log, "b", record=RECORD, after=0) == Position(0, 1, 1)
-    found = await member.log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S)
-    assert found == Position(0, 1, 1)
+    with pytest.raises(Unavailable):
+        await last(member.log)
 
 
 async def test_a_stream_that_is_not_there_takes_nothing_for_certain(bed: Bed) -> None:
@@ -240,7 +257,7 @@ async def test_without_a_connection_everything_is_refused_at_once_for_certain(be
         publish(member.log, "a"),
         publish(member.log, "b", record=RECORD, after=0),
         member.log.fetch(Position(0, 0, 1)),
-        member.log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S),
+        member.log.last_of_record(0, 0, RECORD, timeout_s=TIMEOUT_S),
     ):
         with pytest.raises(Unavailable) as raised:
             await attempt
@@ -333,6 +350,49 @@ async def test_a_generation_that_is_not_there_cannot_be_read(bed: Bed) -> None:
         await member.log.fetch(Position(0, 0, 1))
     assert await publish(member.log, "a") == Position(0, 1, 1)
     assert [m.position for m in await stored(member.log, 0, 1)] in ([], [Position(0, 1, 1)])
+
+
+async def test_one_message_is_read_from_the_leader(bed: Bed) -> None:
+    log = (await founded(bed, 0)).log
+    await publish(log, "a", b"one")
+    await publish(log, "b", b"two", record=RECORD)
+    for expected in (
+        RawMessage(Position(0, 0, 1), b"one", "a"),
+        RawMessage(Position(0, 0, 2), b"two", "b"),
+    ):
+        assert await log.fetch_from_leader(expected.position) == expected
+    assert await log.fetch_from_leader(Position(0, 0, 3)) is None
+
+
+async def test_the_leader_says_that_a_message_is_gone(bed: Bed) -> None:
+    log = (await founded(bed, 0)).log
+    for number in range(1, 4):
+        await publish(log, f"m-{number}")
+    await bed.erase(0, 0, 2)
+    assert await log.fetch_from_leader(Position(0, 0, 2)) is None
+    found = await log.fetch_from_leader(Position(0, 0, 3))
+    assert found is not None
+    assert found.message_id == "m-3"
+    await bed.purge(0, 0)
+    assert await log.fetch_from_leader(Position(0, 0, 3)) is None
+
+
+async def test_a_leader_that_cannot_be_asked_says_nothing_about_a_message(bed: Bed) -> None:
+    """None would say that nobody ever had an answer for it."""
+    member = await founded(bed, 0)
+    await publish(member.log, "a")
+    for position in (Position(0, 1, 1), Position(1, 0, 1)):
+        with pytest.raises(Unavailable):
+            await member.log.fetch_from_leader(position)
+    await bed.cut()
+    started = time.monotonic()
+    with pytest.raises(Unavailable):
+        await member.log.fetch_from_leader(Position(0, 0, 1))
+    assert time.monotonic() - started < AT_ONCE_S
+    await bed.restore()
+    await bed.lose(0, 0)
+    with pytest.raises(Unavailable):
+        await member.log.fetch_from_leader(Position(0, 0, 1))
 
 
 async def heard_first(log: Log, heard: list[RawMessage], mark: str) -> None:
@@ -444,8 +504,7 @@ async def test_one_answer_of_the_fake_is_lost_and_then_there_is_no_leader() -> N
         with pytest.raises(Unavailable) as raised:
             await publish(log, "a")
         assert raised.value.code == "NO_STRIPE_LEADER"
-    with pytest.raises(Unavailable, match="no leader"):
-        await log.last_of_record(0, RECORD, timeout_s=TIMEOUT_S)
+    assert await last(log) == 0  # needs no leader
     bus.faults.clear()
     assert await publish(log, "a") == Position(0, 0, 1)
 

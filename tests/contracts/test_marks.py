@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from memsync.adapters.jetstream.marks import subscribe
 from memsync.errors import Unavailable
 from memsync.ports import Marks
 from tests.conditions import eventually
@@ -31,6 +32,52 @@ async def test_everybody_hears_every_member_and_itself(bed: Bed) -> None:
             await heard_by(heard[listener], marks, f"{teller} to {listener}".encode())
     sent = {f"{teller} to {listener}".encode() for teller in members for listener in members}
     assert all(set(each) <= sent for each in heard.values())
+
+
+async def test_what_one_alone_is_told_nobody_else_hears(bed: Bed) -> None:
+    names = ("peer-1", "peer-2", "peer-3")
+    members = {name: (await bed.member(name)).marks for name in names}
+    heard: dict[str, list[bytes]] = {name: [] for name in names}
+    for name, marks in members.items():
+        await marks.listen(heard[name].append)
+        await heard_by(heard[name], members["peer-1"], name.encode())
+
+    async def is_heard() -> bool:
+        await members["peer-1"].tell(b"alone", only="peer-2")
+        return b"alone" in heard["peer-2"]
+
+    await eventually(is_heard, "peer-2 hears it")
+    for name in names:  # what was told after it has come
+        await heard_by(heard[name], members["peer-1"], b"after it, " + name.encode())
+    assert b"alone" not in heard["peer-1"] + heard["peer-3"]
+
+
+async def test_what_is_announced_all_members_hear(bed: Bed) -> None:
+    members = {name: (await bed.member(name)).marks for name in ("peer-1", "peer-2")}
+    for marks in members.values():
+        heard: list[bytes] = []
+        await marks.listen(heard.append)
+
+        async def is_heard(heard: list[bytes] = heard) -> bool:
+            await members["peer-1"].announce(b"to all")
+            return b"to all" in heard
+
+        await eventually(is_heard, "it is heard")
+
+
+async def test_others_hear_what_is_announced_and_nothing_else(real: RealBed) -> None:
+    heard: list[bytes] = []
+    teller = (await real.member("peer-1")).marks
+    listener = await real.connect("gateway-1")
+    await subscribe(listener, real.cell.roster("*"), heard.append)
+
+    async def is_heard() -> bool:
+        await teller.tell(b"to members")
+        await teller.announce(b"to all")
+        return b"to all" in heard
+
+    await eventually(is_heard, "it is heard")
+    assert set(heard) == {b"to all"}
 
 
 async def test_nobody_is_told_what_was_told_before(bed: Bed) -> None:

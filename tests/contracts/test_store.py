@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,93 +15,23 @@ from memsync.adapters.sqlite.store import open_store
 from memsync.core.records import Record
 from memsync.errors import InvariantBroken, Unavailable
 from memsync.ids import OperationKey, Position, RecordKey, Scope
-from memsync.ports import LoggedFrame, Store
+from memsync.ports import Store
 from memsync.wire import codec
 from memsync.wire.operations import (
-    SCHEMA,
     ApiKeyOrigin,
     Content,
     Create,
     Frame,
     ItemOutcome,
     MemoryOrigin,
-    Operation,
     Stamp,
     Update,
-    Write,
+    Vector,
 )
 from memsync.wire.requests import ForgetFilters, format_moment
-from tests.fakes.store import MemoryStore
-
-SCOPE = Scope(1, "", "development", "ada")
-OTHER = Scope(1, "", "development", "bob")
-NOW_MS = 1_790_000_000_000
-
-
-@asynccontextmanager
-async def _open(kind: str, folder: Path) -> AsyncIterator[Store]:
-    if kind == "memory":
-        yield MemoryStore()
-    else:
-        async with open_store(folder) as store:
-            yield store
-
-
-@pytest.fixture(params=["sqlite", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
-    """Every store in turn, empty."""
-    async with _open(request.param, tmp_path / "store") as opened:
-        yield opened
-
-
-def memory(number: int, *, scope: Scope = SCOPE, **fields: Any) -> Create:
-    """The creation of memory `number`, one second after that of `number` - 1."""
-    origin = MemoryOrigin(
-        operation_key=OperationKey(f"op-{number}"),
-        request_hash=b"h" * 16,
-        content=codec.seal(Content(text=f"memory {number}")),
-        text_hash=b"text%04d" % number,
-        created_at_ms=NOW_MS + number * 1000,
-        occurred_at_ms=None,
-        expires_at_ms=None,
-        place=0,
-        client_ref=None,
-        session_id=None,
-        role=None,
-        source=None,
-        event_type=None,
-        tags=[],
-        importance=0.5,
-        is_summary=False,
-    )
-    origin = msgspec.structs.replace(origin, **fields)
-    key = ids.record_key_of_operation("memory", scope, origin.operation_key, b"h", 0)
-    return Create(record=key, scope=scope, ids=[1_000 + number], origin=origin)
-
-
-def frame(number: int, *operations: Operation, time: int = 0, key: str = "", **more: Any) -> Frame:
-    """A frame with one write."""
-    write = Write(
-        key=OperationKey(key or f"key-{number}"),
-        request_hash=more.get("request_hash", b"r" * 16),
-        kept_s=600,
-        scope=SCOPE,
-        actor="key:1",
-        reason="",
-        stamp=Stamp((time or NOW_MS + number) << 16, 1),
-        outcome=more.get("outcome", []),
-        operations=list(operations),
-    )
-    return Frame(SCHEMA, 1, number, [write])
-
-
-async def apply(store: Store, *frames: Frame, stripe: int = 0, first: int = 1) -> list[Any]:
-    """Apply frames as consecutive messages of a stripe."""
-    logged = [
-        LoggedFrame(Position(stripe, 0, first + i), each, 100) for i, each in enumerate(frames)
-    ]
-    ends = {stripe: Position(stripe, 0, first + len(frames) - 1)}
-    return await store.apply(logged, ends)
+from tests.contracts.stores import NOW_MS, OTHER, SCOPE, apply, frame, memory
+from tests.fakes import memories as fakes
+from tests.fakes.memories import held
 
 
 def keys_of(records: Sequence[Record]) -> list[RecordKey]:
@@ -175,7 +104,7 @@ async def test_gone_and_expired_memories_are_not_shown(store: Store) -> None:
     assert total == 2
     meant = await store.matching(scope, ForgetFilters(source=None), now_ms=NOW_MS, limit=9)
     assert keys_of(meant) == [kept.record, lasting.record]
-    assert keys_of(await store.memories(scope)) == [kept.record, expired.record, lasting.record]
+    assert keys_of(await held(store, scope)) == [kept.record, expired.record, lasting.record]
     record = await store.record(forgotten.record)
     assert record is not None
 
@@ -210,15 +139,76 @@ async def test_duplicates_are_found_by_text_scope_and_time(store: Store) -> None
     first, second = memory(1, text_hash=b"same...."), memory(2, text_hash=b"same....")
     await apply(store, frame(1, first), frame(2, second))
     scope = ids.scope_key(SCOPE)
-    found = await store.duplicate(scope, b"same....", NOW_MS)
-    assert found is not None
-    assert found.key == first.record
-    later = await store.duplicate(scope, b"same....", NOW_MS + 1001)
-    assert later is not None
-    assert later.key == second.record
-    assert await store.duplicate(scope, b"same....", NOW_MS + 2001) is None
-    assert await store.duplicate(ids.scope_key(OTHER), b"same....", NOW_MS) is None
-    assert await store.duplicate(scope, b"other...", NOW_MS) is None
+    same = (scope, b"same....")
+
+    async def since(at_ms: int, *texts: tuple[ids.ScopeKey, bytes]) -> dict[Any, RecordKey]:
+        return {text: one.key for text, one in (await store.duplicates(texts, at_ms)).items()}
+
+    assert await since(NOW_MS, same) == {same: first.record}
+    assert await since(NOW_MS + 1001, same) == {same: second.record}
+    assert await since(NOW_MS + 2001, same) == {}
+    elsewhere, other = (ids.scope_key(OTHER), b"same...."), (scope, b"other...")
+    assert await since(NOW_MS, elsewhere, other) == {}
+    assert await since(NOW_MS, elsewhere, same, other, same) == {same: first.record}
+    assert await since(NOW_MS) == {}
+
+
+async def test_a_row_is_kept_of_every_write_but_those_that_their_records_keep(store: Store) -> None:
+    def added(number: int, key: str, *, outcomes: int = 1, **fields: Any) -> Frame:
+        origin = {"operation_key": key, "request_hash": b"r" * 16, **fields}
+        create = memory(number, **origin)
+        outcome = [ItemOutcome("created", create.ids)] * outcomes
+        return frame(number, create, key=key, outcome=outcome)
+
+    frames = [
+        added(1, "~ours"),
+        added(2, "callers"),
+        added(3, "~named", client_ref="ref"),  # others may make the same record
+        added(4, "~second of a bulk", place=1),
+        added(5, "~and one skipped", outcomes=2),
+        added(6, "~of another request", request_hash=b"h" * 16),
+        frame(7, Update(memory(1).record, SCOPE, "memory", {"source": codec.pack("x")}), key="~up"),
+        frame(8, memory(8), memory(9), key="~bulk"),
+    ]
+    await apply(store, *frames)
+    scope = ids.scope_key(SCOPE)
+    keys = [write.key for each in frames for write in each.writes]
+    assert [key for key in keys if await store.operation(scope, key) is None] == ["~ours"]
+    kept = await store.record(frames[0].writes[0].operations[0].record)
+    assert kept is not None
+    assert isinstance(kept.origin, MemoryOrigin)
+    assert (kept.origin.operation_key, kept.origin.request_hash) == ("~ours", b"r" * 16)
+
+
+async def test_look_ups_at_once_find_each_what_was_asked(store: Store) -> None:
+    creates = [memory(number) for number in range(12)]
+    await apply(store, *(frame(number, one) for number, one in enumerate(creates)))
+    scope = ids.scope_key(SCOPE)
+
+    async def text(number: int) -> RecordKey | None:
+        wanted = (scope, b"text%04d" % number)
+        found = await store.duplicates([wanted], NOW_MS)
+        return found[wanted].key if wanted in found else None
+
+    async def request(number: int) -> bytes | None:
+        kept = await store.operation(scope, OperationKey(f"key-{number}"))
+        return kept.request_hash if kept else None
+
+    keys = [one.record for one in creates]
+    asked = [text(number) for number in range(14)], [request(number) for number in range(14)]
+    gone = asyncio.ensure_future(text(0))
+    both = asyncio.gather(asyncio.gather(*asked[0]), asyncio.gather(*asked[1]))
+    gone.cancel()  # who goes away takes nothing from the others
+    assert await both == [[*keys, None, None], [b"r" * 16] * 12 + [None, None]]
+
+
+async def test_a_look_up_sees_what_was_committed_before_it_was_asked(store: Store) -> None:
+    scope = ids.scope_key(SCOPE)
+    for number in range(20):
+        before = asyncio.ensure_future(store.operation(scope, OperationKey("none")))
+        await apply(store, frame(number, memory(number)), first=number + 1)
+        assert await store.operation(scope, OperationKey(f"key-{number}")) is not None
+        assert await before is None
 
 
 async def test_the_first_write_of_an_operation_key_is_kept(store: Store) -> None:
@@ -267,9 +257,9 @@ async def test_a_record_without_its_create_is_kept_but_shown_nowhere(store: Stor
     scope = ids.scope_key(SCOPE)
     assert await store.record(create.record) is not None
     assert await store.page(scope, now_ms=NOW_MS, limit=9, offset=0) == ([], 0)
-    assert await store.memories(scope) == []
+    assert await held(store, scope) == []
     await apply(store, frame(2, create), first=2)
-    assert keys_of(await store.memories(scope)) == [create.record]
+    assert keys_of(await held(store, scope)) == [create.record]
 
 
 async def test_the_newest_scopes_are_told_within_their_bounds(store: Store) -> None:
@@ -283,6 +273,36 @@ async def test_the_newest_scopes_are_told_within_their_bounds(store: Store) -> N
     forget = Update(memory(10, scope=OTHER).record, OTHER, "memory", {"deleted": codec.pack(True)})
     await apply(store, frame(3, forget), first=3)
     assert await store.newest_scopes(scopes_max=9, memories_max=5) == newest[1:]
+
+
+async def test_memories_without_a_vector_of_a_model_are_found_page_by_page(store: Store) -> None:
+    ours = Vector("m", bytes(range(8)))
+
+    def written(*vectors: Vector | None) -> list[Create]:
+        return [
+            fakes.create(f"v{n}", "a text of vector m", identifier=900 + n, vector=vector)
+            for n, vector in enumerate(vectors)
+        ]
+
+    creates = written(
+        None, ours, Vector("other", bytes(8)), Vector("m", bytes(4)), Vector("m", b"")
+    )
+    await apply(store, frame(1, *creates, memory(1)))
+    hidden = Update(creates[1].record, creates[1].scope, "memory",
+                    {"vector": codec.pack(codec.seal(Vector("other", bytes(8))))})  # fmt: skip
+    gone = Update(creates[2].record, creates[2].scope, "memory", {"deleted": codec.pack(True)})
+    for rows_max in (1, 2, 100):
+        found: list[RecordKey] = []
+        after: RecordKey | None = RecordKey(b"")
+        while after is not None:
+            some, after = await store.vectorless(after, model="m", dimensions=4, rows_max=rows_max)
+            found += some
+        assert found == sorted(found)
+        lacking = {creates[0].record, creates[2].record, creates[3].record, memory(1).record}
+        assert set(found) == lacking
+    await apply(store, frame(2, hidden, gone), first=2)
+    some, _ = await store.vectorless(RecordKey(b""), model="m", dimensions=4, rows_max=100)
+    assert set(some) == lacking - {creates[2].record} | {creates[1].record}
 
 
 async def test_many_ids_resolve_at_once(store: Store) -> None:
@@ -361,7 +381,7 @@ async def test_a_full_disk_is_an_ordinary_error_and_loses_nothing(tmp_path: Path
         assert await store.digests() == digests
         await allow(100_000)
         await apply(store, frame(2, *big), first=2)
-        assert len(await store.memories(ids.scope_key(SCOPE))) == 11
+        assert len(await held(store, ids.scope_key(SCOPE))) == 11
 
 
 async def test_a_store_of_a_later_version_is_refused(tmp_path: Path) -> None:

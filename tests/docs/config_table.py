@@ -1,6 +1,6 @@
-"""`scripts/config_table`: the README's configuration table, from the docstrings of the settings.
+"""`scripts/config_table`: the table of `memsync/CONFIGURATION.md`, from the settings' docstrings.
 
-Printed, or with `--write` put between the two markers of the README.
+Printed, or with `--write` put between the two markers there.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import msgspec
 
 from memsync import config
 
-README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = Path(__file__).parents[2] / "memsync" / "CONFIGURATION.md"
 BEGIN, END = "<!-- scripts/config_table -->\n", "<!-- end -->"
 WHERE = {
     config.PeerSettings: "peer",
+    config.EndpointSettings: "peer, `[endpoints.NAME]`",
     config.GatewaySettings: "gateway",
     config.NatsSettings: "both, `[nats]`",
 }
@@ -32,7 +33,7 @@ def table() -> str:
     for kind, where in WHERE.items():
         meanings = _meanings(kind)
         lines += [
-            f"| {where} | `{field.name}` | {_default(field.default)} | {meanings[field.name]} |"
+            f"| {where} | `{field.name}` | {_default(field)} | {meanings[field.name]} |"
             for field in msgspec.structs.fields(kind)
         ]
     return "\n".join(lines) + "\n"
@@ -52,9 +53,12 @@ def _meanings(kind: type[msgspec.Struct]) -> dict[str, str]:
     return found
 
 
-def _default(value: object) -> str:
-    if value is msgspec.NODEFAULT:
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
         return "required"
+    value = field.default
+    if value is msgspec.NODEFAULT:
+        value = field.default_factory()
     if isinstance(value, int):
         for size, unit in UNITS.items():
             if value and value % size == 0:
@@ -62,25 +66,25 @@ def _default(value: object) -> str:
     return f"`{json.dumps(value)}`"
 
 
-def in_readme(readme: str) -> str:
+def in_document(text: str) -> str:
     """What stands between the markers now."""
-    return readme.partition(BEGIN)[2].partition(END)[0]
+    return text.partition(BEGIN)[2].partition(END)[0]
 
 
 def main() -> int:
     """The command line."""
     parser = argparse.ArgumentParser(prog="scripts/config_table", description=__doc__)
-    parser.add_argument("--write", action="store_true", help="put it into the README")
+    parser.add_argument("--write", action="store_true", help="put it into memsync/CONFIGURATION.md")
     if not parser.parse_args().write:
         print(table(), end="")
         return 0
-    readme = README.read_text(encoding="utf-8")
-    before, begin, rest = readme.partition(BEGIN)
+    text = DOCUMENT.read_text(encoding="utf-8")
+    before, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        print("scripts/config_table: the README lacks the markers", file=sys.stderr)
+        print(f"scripts/config_table: {DOCUMENT.name} lacks the markers", file=sys.stderr)
         return 1
-    README.write_text(before + begin + table() + end + after, encoding="utf-8")
+    DOCUMENT.write_text(before + begin + table() + end + after, encoding="utf-8")
     return 0
 
 

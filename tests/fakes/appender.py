@@ -11,11 +11,11 @@ import asyncio
 from collections.abc import Iterable
 
 from memsync.clock import Clock
-from memsync.core.memories import version_of
+from memsync.core.records import version_of
 from memsync.core.stamps import next_stamp
-from memsync.engine.appender import Condition, Written
 from memsync.engine.directory import Directory
 from memsync.engine.progress import Progress
+from memsync.engine.writing.appender import Condition, Written
 from memsync.errors import VersionConflict
 from memsync.ids import Position
 from memsync.ports import LoggedFrame, Store
@@ -47,6 +47,7 @@ class JoiningAppender:
         self.acks: list[Ack] = []
         self.settled: list[Ack] = []
         self.fault: Exception | None = None
+        self.clock_is_off: str | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self._arrivals: asyncio.Queue[Write] = asyncio.Queue()
@@ -54,6 +55,10 @@ class JoiningAppender:
     async def arrival(self) -> Write:
         """The next write that was handed over and not waited for yet."""
         return await self._arrivals.get()
+
+    def unfit(self) -> str | None:
+        """What `clock_is_off` says."""
+        return self.clock_is_off
 
     def why_not(self) -> str | None:
         """Nothing is known before a write is tried."""

@@ -15,7 +15,7 @@ import msgspec
 from memsync import errors
 from memsync.gateway.exchange import error_to_answer
 from memsync.ports import Answer
-from memsync.wire import codec, context, replies, requests
+from memsync.wire import codec, context, relations, replies, requests
 
 KEY = "ms_dev_" + "0" * 48
 AT = "2026-01-01T00:00:00.000+00:00"
@@ -39,6 +39,11 @@ class MemoryBackend:
         self._memories: dict[int, tuple[str, replies.Memory]] = {}
         self._keys: dict[int, replies.ApiKeyInfo] = {}
         self._ids = itertools.count(1)
+        self._ack = "quorum"
+        self.relations: list[replies.RelationInfo] = []
+        self.members = ["peer-1", "peer-2", "peer-3"]
+        self.dead: set[str] = set()
+        self.observers: list[str] = []
         self._operations: dict[str, Callable[[bytes, context.Context], tuple[int, Any]]] = {
             "memory.add": self._add,
             "memory.bulk_add": self._bulk_add,
@@ -47,9 +52,18 @@ class MemoryBackend:
             "memory.update": self._update,
             "memory.forget": self._forget,
             "memory.list": self._list,
+            "memory.relate": self._relate,
+            "memory.feedback": self._feedback,
+            "memory.graph": self._graph,
+            "memory.explanation": self._explanation,
             "keys.create": self._create_key,
             "keys.list": self._list_keys,
             "keys.revoke": self._revoke_key,
+            "cluster.members": self._show_members,
+            "cluster.join": self._join,
+            "cluster.remove": self._remove,
+            "org.get": self._get_organisation,
+            "org.update": self._update_organisation,
         }
 
     async def call(self, operation: str, headers: Mapping[str, str], body: bytes) -> Answer:
@@ -168,6 +182,99 @@ class MemoryBackend:
             items=found[request.offset : request.offset + limit], total=len(found), limit=limit,
             offset=request.offset,
         )  # fmt: skip
+
+    def _relate(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        request = codec.from_json(body, relations.RelateRequest)
+        requests.check(relations.relate_problems(request))
+        user = self._user(asked, request.end_user_id)
+        for identifier in (request.memory_id, request.to_memory_id):
+            self._visible(identifier, user)
+        made = replies.RelationInfo(
+            id=next(self._ids), from_memory_id=request.memory_id, created_at=AT,
+            to_memory_id=request.to_memory_id, relationship_type=request.relationship_type,
+            confidence=1.0 if request.confidence is None else request.confidence,
+            metadata=request.metadata,
+        )  # fmt: skip
+        self.relations.append(made)
+        return 201, made
+
+    def _feedback(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        request = codec.from_json(body, relations.FeedbackRequest)
+        requests.check(relations.feedback_problems(request))
+        before = self._visible(request.memory_id, self._user(asked, request.end_user_id)).importance
+        return 200, replies.FeedbackTaken(
+            memory_id=request.memory_id, signal=request.signal, importance_before=before,
+            importance_after=before, adjustment=0.0, influenced_ranking=False,
+            summary=replies.FeedbackSummary(
+                total_signals=1, signal_counts={request.signal: 1},
+                trend=replies.FeedbackTrend(
+                    momentum="neutral", consistency=1.0, trend_multiplier=1.0, recent_count=1
+                ),
+            ),
+        )  # fmt: skip
+
+    def _graph(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        request = codec.from_json(body, relations.GraphRequest)
+        mine = self._of_user(self._user(asked, request.end_user_id))[: request.limit]
+        nodes = [replies.GraphNode(**msgspec.structs.asdict(memory)) for memory in mine]
+        ids = {memory.id for memory in mine}
+        edges = [one for one in self.relations if {one.from_memory_id, one.to_memory_id} <= ids]
+        return 200, replies.Graph(nodes=nodes, edges=edges)
+
+    def _explanation(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        request = codec.from_json(body, relations.ExplanationRequest)
+        mine = self._of_user(self._user(asked, request.end_user_id))
+        if request.query_id != "q_1":
+            raise errors.NotFound("no explanation")
+        candidates = [
+            replies.ExplainedCandidate(
+                memory_id=memory.id, rank=rank, score=0.5, parts={"semantic": 0.4}
+            )
+            for rank, memory in enumerate(mine, 1)
+        ]
+        return 200, replies.Explanation(
+            query_id="q_1", member="peer-1", created_at=AT, query_intent="factual", k=5,
+            traversal_depth=2, computation_tier="medium", filters=[],
+            weights={"semantic": 1.0}, models=["static"], stages=[], candidates=candidates,
+            confidence=0.5, degraded_components=[], freshness=replies.Freshness(), latency_ms=1.0,
+            sla_met=True,
+        )  # fmt: skip
+
+    def _show_members(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        members = [
+            replies.MemberInfo(
+                name=name, alive=name not in self.dead, positions=["0.0.7"], lag_entries=0,
+                lease=True, clock_offset_ms=0.5, incarnation=4, membership="v1",
+            )
+            for name in self.members
+        ]  # fmt: skip
+        majority = len(members) // 2 + 1
+        return 200, replies.ClusterInfo(
+            cell="cell", version="v1", majority=majority, members=members,
+            observers=self.observers, removed=["peer-9"],
+            stripes=[replies.StripeInfo(stripe=0, generation=0, leader="nats-1")],
+        )  # fmt: skip
+
+    def _join(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        name = codec.from_json(body, requests.MemberRequest).name
+        if name in self.members:
+            raise errors.Conflict(f"{name} is a member already")
+        self.members.append(name)
+        return self._show_members(body, asked)
+
+    def _remove(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        name = codec.from_json(body, requests.MemberRequest).name
+        if name not in self.members:
+            raise errors.NotFound(f"{name} is not a member")
+        self.members.remove(name)
+        return self._show_members(body, asked)
+
+    def _get_organisation(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        return 200, replies.OrganisationInfo(id=7, slug="default", name="Default", ack=self._ack)
+
+    def _update_organisation(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
+        self._ack = codec.from_json(body, requests.OrganisationUpdateRequest).ack
+        return self._get_organisation(body, asked)
 
     def _create_key(self, body: bytes, asked: context.Context) -> tuple[int, Any]:
         request = codec.from_json(body, requests.KeyCreateRequest)

@@ -6,18 +6,28 @@ from typing import Any
 
 import msgspec
 
-from memsync.core.lexical import terms_of, text_hash
+from memsync.core.recall.lexical import terms_of, text_hash
 from memsync.core.records import Record, join_operation
-from memsync.ids import OperationKey, Position, RecordKey, Scope, record_key_of_ref, scope_key
-from memsync.ports import LoggedFrame
+from memsync.ids import (
+    OperationKey,
+    Position,
+    RecordKey,
+    Scope,
+    ScopeKey,
+    record_key_of_ref,
+    scope_key,
+)
+from memsync.ports import LoggedFrame, Store
 from memsync.wire import codec
 from memsync.wire.operations import (
     SCHEMA,
+    Attach,
     Content,
     Create,
     Frame,
     MemoryOrigin,
     Operation,
+    Relation,
     Stamp,
     Update,
     Vector,
@@ -92,6 +102,16 @@ def changed(record: Record, *, at_ms: int = NOW_MS + 1, **registers: Any) -> Rec
     return join_operation(record, update, stamp(at_ms))
 
 
+def related(record: Record, to: str, *, at_ms: int = NOW_MS + 1, **fields: Any) -> Record:
+    """The record after it was related to the memory that tests call `to`; `fields` are those of
+    `Relation`."""
+    given = {"type": "extends", "confidence": 1.0, "metadata": None} | fields
+    relation = Relation(stamp=stamp(at_ms), to=key_of(to, record.scope), **given)
+    by_key = {f"{to} {relation.type} {at_ms}": codec.pack(relation)}
+    attach = Attach(record.key, record.scope, "memory", {"relations": by_key})
+    return join_operation(record, attach, stamp(at_ms))
+
+
 def frame(
     *operations: Operation, sequence: int = 1, at_ms: int = NOW_MS, key: str = "k"
 ) -> LoggedFrame:
@@ -111,3 +131,8 @@ def frame(
     return LoggedFrame(
         position=Position(0, 0, sequence), frame=made, size_bytes=len(msgspec.msgpack.encode(made))
     )
+
+
+async def held(store: Store, scope: ScopeKey) -> list[Record]:
+    """All that `Store.memories` tells of a scope."""
+    return [record async for page in store.memories(scope) for record in page]

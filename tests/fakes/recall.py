@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from memsync.clock import Clock
-from memsync.core.lexical import terms_of
 from memsync.core.memories import content_of, is_visible, view_fields
-from memsync.ids import Scope, scope_key
+from memsync.core.recall.graph import around
+from memsync.core.recall.lexical import terms_of
+from memsync.core.relations import strengths_of
+from memsync.ids import RecordKey, Scope, scope_key
 from memsync.ports import Store
 from memsync.wire.operations import Vector
 from memsync.wire.replies import Freshness, QueryAnswer, RecalledMemory
 from memsync.wire.requests import QueryRequest
+from tests.fakes.memories import held
 
 
 class WordRecall:
@@ -20,6 +23,8 @@ class WordRecall:
     def __init__(self, store: Store, clock: Clock) -> None:
         self._store = store
         self._clock = clock
+        self.is_loading = False
+        self.explanations: dict[tuple[Scope, str], bytes] = {}
         self.requests: list[tuple[QueryRequest, float, tuple[str, ...]]] = []
 
     async def answer(
@@ -35,7 +40,7 @@ class WordRecall:
         asked = terms_of(request.query).keys()
         found = [
             RecalledMemory(**view_fields(record), score=1.0, scoring={})
-            for record in reversed(await self._store.memories(scope_key(scope)))
+            for record in reversed(await held(self._store, scope_key(scope)))
             if is_visible(record, self._clock.wall_ms())
             and asked & terms_of(content_of(record).text).keys()
         ]
@@ -54,6 +59,31 @@ class WordRecall:
             sla_met=True,
         )
 
-    async def embed_for_write(self, texts: Sequence[str]) -> list[Vector | None]:
+    async def around(
+        self, scope: Scope, start: RecordKey | None, *, depth: int, limit: int, deadline_s: float
+    ) -> list[tuple[RecordKey, int | None]] | None:
+        """Every visible memory, oldest first; from `start` those that relations lead to."""
+        if self.is_loading:
+            return None
+        records = {
+            record.key: record
+            for record in await held(self._store, scope_key(scope))
+            if is_visible(record, self._clock.wall_ms())
+        }
+        ways: dict[RecordKey, dict[RecordKey, float]] = {key: {} for key in records}
+        for key, record in records.items():
+            for end in strengths_of(record).keys() & records.keys():
+                ways[key][end] = ways[end][key] = 1.0
+        if start is None:
+            return [(key, None) for key in records][:limit]
+        return list(around(start, ways.__getitem__, depth=depth, limit=limit).items())
+
+    async def explanation(self, scope: Scope, query_id: str) -> bytes | None:
+        """What a test put there."""
+        return self.explanations.get((scope, query_id))
+
+    async def embed_for_write(
+        self, texts: Sequence[str], *, organisation: int
+    ) -> list[Vector | None]:
         """No model, no vectors."""
         return [None] * len(texts)

@@ -14,6 +14,7 @@ from memsync.gateway.passing.attempts import NoAnswerError, NotDeliveredError
 from memsync.ports import Answer
 
 GOOD = Answer(200, {"Memsync-Position": "0.0.1"}, b'{"memories":[]}')
+HEARD_S = 0.001  # a time-out is heard after it: whoever waited for that time is gone by then
 
 
 def refusal(cls: type[errors.MemsyncError]) -> Answer:
@@ -85,7 +86,7 @@ class FakeWay:
         """Do what the test says, no longer than the time-out."""
         asked = Asked(self.name, member, operation, dict(headers), body)
         try:
-            async with asyncio.timeout(timeout_s):
+            async with asyncio.timeout(timeout_s + HEARD_S):
                 return await self._peers.answer(asked)
         except TimeoutError as error:
             raise NoAnswerError("time-out") from error

@@ -25,9 +25,18 @@ _ROUTES = {
     "memory.update": ("PATCH", "/memory/{memory_id}"),
     "memory.forget": ("DELETE", "/memory/forget"),
     "memory.list": ("GET", "/memory/list"),
+    "memory.relate": ("POST", "/memory/{memory_id}/relations"),
+    "memory.feedback": ("POST", "/memory/{memory_id}/feedback"),
+    "memory.explanation": ("GET", "/memory/explanations/{query_id}"),
+    "memory.graph": ("GET", "/memory/graph"),
     "keys.create": ("POST", "/org/api-keys"),
     "keys.list": ("GET", "/org/api-keys"),
     "keys.revoke": ("POST", "/org/api-keys/{key_id}/revoke"),
+    "org.get": ("GET", "/org"),
+    "org.update": ("PATCH", "/org"),
+    "cluster.members": ("GET", "/admin/cluster"),
+    "cluster.join": ("POST", "/admin/cluster/join"),
+    "cluster.remove": ("POST", "/admin/cluster/remove"),
 }
 
 
@@ -74,7 +83,7 @@ class HttpWay:
     async def call(self, operation: str, body: Any, headers: Mapping[str, str]) -> Reply:
         method, path = _ROUTES[operation]
         fields = dict(body) if isinstance(body, dict) else {}
-        for name in ("memory_id", "key_id"):
+        for name in ("memory_id", "key_id", "query_id"):
             if "{" + name + "}" in path:
                 path = path.replace("{" + name + "}", str(fields.pop(name)))
         params = None

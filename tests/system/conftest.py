@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tests.conditions import wait_until
 from tests.system.local_bus import free_ports
 
 READY_S = 60.0
+UP = ("memsync.local.up",)
 TOP = Path(__file__).resolve().parents[2]
 
 
@@ -81,19 +82,21 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def running_cluster(home: Path) -> Iterator[Cluster]:
-    """Start a cluster with `memsync.local.up`; end it, and see that it ended well."""
+def running_cluster(home: Path, *, up: Sequence[str] = UP, embedder: str = "") -> Iterator[Cluster]:
+    """Start a cluster with `memsync.local.up`, or with another module and its arguments; end it,
+    and see that it ended well. `embedder` is that of its peers, "" the default."""
     offset = free_ports().offset
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("MEMSYNC_")},
         "MEMSYNC_HOME": str(home),
         "MEMSYNC_PORT_OFFSET": str(offset),
-        "PYTHONPATH": str(TOP),
+        "MEMSYNC_EMBEDDER": embedder,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(TOP), os.environ.get("PYTHONPATH")))),
     }
     output = home.parent / f"{home.name}.out"
     with output.open("wb") as out:
         process = subprocess.Popen(
-            [sys.executable, "-m", "memsync.local.up"],
+            [sys.executable, "-m", *up],
             env=environment,
             cwd=TOP,
             stdin=subprocess.DEVNULL,

@@ -96,6 +96,7 @@ NOT_JSON = [
 NOT_AN_OBJECT = [b"[]", b'"text"', b"5", b"null", b"true", b"[{}]"]
 T = {"text": "a text"}
 Q = {"query": "a question"}
+R = {"memory_id": 4_000_000_001, "to_memory_id": 4_000_000_002, "relationship_type": "similar"}
 
 ROWS: list[Row] = [
     *(Row(op, body, 400, "INVALID_JSON", "JSON") for body in NOT_JSON for op in ("memory.add",)),
@@ -154,7 +155,8 @@ ROWS: list[Row] = [
     *wrong("memory.query", "filters.since", {"filters": {"since": "x"}},
            {"filters": {"since": "2026-02-01", "until": "2026-01-01"}}, **Q),
     *wrong("memory.query", "filters.tier", {"filters": {"tier": "tepid"}}, **Q),
-    *wrong("memory.query", "filters.sources", {"filters": {"sources": ["x"] * 33}}, **Q),
+    *wrong("memory.query", "filters.sources", {"filters": {"sources": ["x"] * 33}},
+           {"filters": {"sources": ["x", "x" * 257]}}, **Q),
     *wrong("memory.query", "weights", {"weights": {"semantic": 0}}, {"weights": {}},
            {"weights": 5}, **Q),
     *wrong("memory.query", "weights.beauty", {"weights": {"beauty": 1}}, **Q),
@@ -164,6 +166,7 @@ ROWS: list[Row] = [
     *wrong("memory.query", "Memsync-Min-Position", {"min_position": "x"},
            {"min_position": "3.0.1"}, {"min_position": "0.0.-1"}, {"min_position": "0.0"}, **Q),
     *wrong("memory.query", "traversal_depth", {"traversal_depth": "deep"}, **Q),
+    *wrong("memory.query", "now", {"now": "yesterday"}, {"now": 5}, {"now": ""}, **Q),
     # memory.get, memory.list: over HTTP their fields stand in the path and the query
     Row("memory.get", {"memory_id": 4_000_000_000}, 404, "NOT_FOUND", "4000000000"),
     Row("memory.get", {"memory_id": "abc"}, 404, "NOT_FOUND", "route", ways=("gateway", "peer")),
@@ -196,6 +199,47 @@ ROWS: list[Row] = [
     *wrong("memory.forget", "filters.colour", {"filters": {"colour": "x"}}),
     *wrong("memory.forget", "reason", {"memory_ids": [1], "reason": "x" * 501}),
     *wrong("memory.forget", "dry_run", {"memory_ids": [1], "dry_run": "no"}),
+    # memory.relate, memory.feedback
+    *wrong("memory.relate", "relationship_type", {"relationship_type": "hates"},
+           {"relationship_type": 5}, {"relationship_type": None}, {}, memory_id=1, to_memory_id=2),
+    *wrong("memory.relate", "to_memory_id", {"to_memory_id": "x"}, {"to_memory_id": 1.5},
+           {"to_memory_id": None}, {"to_memory_id": 1}, memory_id=1, relationship_type="similar"),
+    *wrong("memory.relate", "confidence", {"confidence": "sure"}, {"confidence": []}, **R),
+    *wrong("memory.relate", "metadata", {"metadata": []}, {"metadata": nested(40)},
+           {"metadata": {"a": "x" * 16_384}}, **R),
+    *wrong("memory.relate", "body", {"metadata": {"a": 1 << 64}}, **R),
+    *wrong("memory.relate", "frobnicate", {"frobnicate": 1}, **R),
+    Row("memory.relate", R, 404, "NOT_FOUND", "4000000001"),
+    *(Row("memory.explanation", {"query_id": name}, 404, "NOT_FOUND", "query_id")
+      for name in ("q_1", "x" * 900, "q_" + "0" * 24 + ".peer-1", "☃")),
+    Row("memory.explanation", {"query_id": "q_" + "0" * 24 + ".peer-8"}, 404, "NOT_FOUND",
+        "peer-8"),
+    *(msgspec.structs.replace(row, ways=("nats",))
+      for row in wrong("memory.explanation", "query_id", {}, {"query_id": 5})),
+    *wrong("memory.query", "weights[...]", {"weights": {"semantic": "much"}},
+           {"weights": {"semantic": None}}, b'{"query": "a", "weights": {"semantic": 1e999}}', **Q),
+    Row("memory.query", b'{"query": "a", "weights": {"semantic": NaN}}', 400, "INVALID_JSON",
+        "JSON"),
+    *wrong("memory.query", "filters.until", {"filters": {"until": "2026-13-01"}}, **Q),
+    *wrong("memory.query", "filters.tags", {"filters": {"tags": "x"}}, **Q),
+    *wrong("memory.query", "filters.metadata", {"filters": {"metadata": []}}, **Q),
+    *wrong("memory.query", "filters.include_summaries", {"filters": {"include_summaries": 1}}, **Q),
+    *wrong("memory.query", "explain", {"explain": "yes"}, **Q),
+    Row("memory.graph", {"memory_id": 4_000_000_000}, 404, "NOT_FOUND", "4000000000"),
+    *(msgspec.structs.replace(row, ways=("nats",)) for row in [
+        *wrong("memory.graph", "memory_id", {"memory_id": "abc"}, {"memory_id": 1.5}),
+        *wrong("memory.graph", "depth", {"depth": "x"}, {"depth": None}),
+        *wrong("memory.graph", "limit", {"limit": 1.5})]),
+    *(msgspec.structs.replace(row, ways=("gateway", "peer")) for row in [
+        *wrong("memory.graph", "memory_id", {"memory_id": "abc"}, {"memory_id": ""}),
+        *wrong("memory.graph", "depth", {"depth": "deep"}, {"depth": "1.5"}),
+        *wrong("memory.graph", "colour", {"colour": "red"})]),
+    *wrong("memory.feedback", "signal", {"signal": "meh"}, {"signal": 1}, {"signal": None}, {},
+           memory_id=1),
+    *wrong("memory.feedback", "comment", {"comment": 5}, {"comment": "x" * 501}, memory_id=1,
+           signal="positive"),
+    Row("memory.feedback", {"memory_id": 4_000_000_000, "signal": "positive"}, 404, "NOT_FOUND",
+        "4000000000"),
     # Keys
     *wrong("keys.create", "environment", {"environment": "moon"}, {"environment": 1}),
     *wrong("keys.create", "scopes", {"scopes": []}, {"scopes": ["root"]}, {"scopes": "memory:*"}),
@@ -344,7 +388,7 @@ async def test_another_tenant(cluster: Cluster, ways: Ways) -> None:
 async def test_what_is_not_there_or_not_built(cluster: Cluster, ways: Ways) -> None:
     for operation, status, code in [
         ("state.put", 501, "NOT_IMPLEMENTED"),
-        ("memory.feedback", 501, "NOT_IMPLEMENTED"),
+        ("memory.export", 501, "NOT_IMPLEMENTED"),
         ("memory.frobnicate", 404, "NOT_FOUND"),
         ("memory", 404, "NOT_FOUND"),
         ("a.b.c.d.e", 404, "NOT_FOUND"),
@@ -486,7 +530,9 @@ async def test_numbers_out_of_range_are_clamped(cluster: Cluster, ways: Ways) ->
             weights = dict.fromkeys(("semantic", "recency", "importance"), weight)
             found = await way.call("memory.query", {**Q, "weights": weights}, headers)
             assert (found.status, len(found.body["memories"])) == (200, 3), (way.name, found)
-            assert all(0 <= memory["score"] <= 1 for memory in found.body["memories"])
+            scores = [memory["score"] for memory in found.body["memories"]]
+            assert 0 < max(scores) <= 1, (way.name, weight, scores)
+            assert min(scores) >= 0
         for fields, limit, offset in [
             ({"limit": 0}, 1, 0), ({"limit": 5_000}, 100, 0), ({"offset": -5}, 20, 0),
             ({"offset": 10**14}, 20, 10**14),
@@ -544,10 +590,17 @@ FIELDS = {
     "end_user_id client_ref ttl_minutes occurred_at deduplicate user_id tenant_id",
     "memory.bulk_add": "items deduplicate end_user_id",
     "memory.query": "query k filters session_id traversal_depth weights computation_tier "
-    "consistency min_position explain end_user_id",
+    "consistency min_position explain now end_user_id",
     "memory.update": "tags importance metadata source event_type if_version end_user_id",
     "memory.forget": "memory_ids filters dry_run reason end_user_id",
+    "memory.relate": "to_memory_id relationship_type confidence metadata end_user_id",
+    "memory.feedback": "signal comment end_user_id",
     "keys.create": "name environment scopes project_id rate_limit_tier expires_at organisation",
+}
+OF_ONE = {
+    "memory.update": ("PATCH", ""),
+    "memory.relate": ("POST", "/relations"),
+    "memory.feedback": ("POST", "/feedback"),
 }
 GOOD: dict[str, dict[str, Any]] = {
     "memory.add": T,
@@ -555,6 +608,8 @@ GOOD: dict[str, dict[str, Any]] = {
     "memory.query": Q,
     "memory.update": {"source": "s"},
     "memory.forget": {"memory_ids": [1]},
+    "memory.relate": {"to_memory_id": 78, "relationship_type": "similar"},
+    "memory.feedback": {"signal": "positive"},
     "keys.create": {},
 }
 
@@ -578,10 +633,12 @@ async def test_no_value_of_a_field_breaks_anything(cluster: Cluster, ways: Ways,
             bad.append(f"{operation} {field}={value[:40]!r}: {reply}")
 
     async def ask(operation: str, body: bytes) -> Reply:
-        if operation != "memory.update":
+        if operation not in OF_ONE:
             return await way.call(operation, body, headers)
         if isinstance(way, HttpWay):
-            answer = await way.client.patch(way.url + "/memory/77", content=body, headers=headers)
+            method, path = OF_ONE[operation]
+            url = f"{way.url}/memory/77{path}"
+            answer = await way.client.request(method, url, content=body, headers=headers)
             return Reply(answer.status_code, dict(answer.headers), answer.content)
         return await way.call(operation, b'{"memory_id":77,' + body[1:], headers)
 
@@ -629,3 +686,71 @@ async def test_a_free_key_is_limited_over_every_way(
         assert reply.code == "RATE_LIMIT_EXCEEDED"
         assert reply.body["error"]["retry_after"] > 0
         assert int(reply.headers["retry-after"]) >= 1
+
+
+# Explanations
+
+
+async def test_an_explanation_is_read_over_every_way(cluster: Cluster, ways: Ways) -> None:
+    """Whichever peer is asked for it: the one that answered has it."""
+    for way in ways.each():
+        headers = cluster.headers(a_user(), **{"Memsync-Ack": "all"})
+        made = await way.call("memory.add", {"text": "green tea from Uji"}, headers)
+        answer = (await way.call("memory.query", {"query": "green tea"}, headers)).body
+        assert answer["degraded_components"] == []
+        for other in ways.each():
+            told = await other.call("memory.explanation", {"query_id": answer["query_id"]}, headers)
+            assert told.status == 200, (way.name, other.name, told)
+            assert told.body["query_id"] == answer["query_id"]
+            assert [one["memory_id"] for one in told.body["candidates"]] == [made.body["id"]]
+            stranger = cluster.headers(a_user())
+            denied = await other.call(
+                "memory.explanation", {"query_id": answer["query_id"]}, stranger
+            )
+            assert (denied.status, denied.code) == (404, "NOT_FOUND")
+            check_form(denied)
+        asked = {"query": "green tea", "explain": True}
+        shown = (await way.call("memory.query", asked, headers)).body
+        assert shown["explanation"]["query_id"] == shown["query_id"]
+
+
+async def test_words_of_every_script_find_their_memory(cluster: Cluster, ways: Ways) -> None:
+    texts = {
+        "日本語の新しい本を読みました": "新しい本",
+        "我昨天在北京吃了烤鸭": "烤鸭",
+        "ฉันชอบดื่มชาเขียวตอนเช้า": "ชาเขียว",
+        "أحب الشاي الأخضر في الصباح": "الشاي",
+        "Я люблю зелёный чай по утрам": "зелёный",
+        "나는 아침에 녹차를 마신다": "녹차",
+        "मुझे हरी चाय पसंद है": "चाय",
+        "Ο σκύλος μου λέγεται Άργος": "σκύλος",
+        "יש לי כלב גדול": "כלב",
+    }
+    for way in ways.each():
+        headers = cluster.headers(a_user(), **{"Memsync-Ack": "all"})
+        items = {"items": [{"text": text} for text in texts]}
+        assert (await way.call("memory.bulk_add", items, headers)).body["created"] == len(texts)
+        for text, asked in texts.items():
+            found = await way.call("memory.query", {"query": asked, "k": 1}, headers)
+            assert [one["text"] for one in found.body["memories"]] == [text], (way.name, asked)
+
+
+ODD_QUESTIONS = [
+    "", " ", "\x00", "\n\t\r", "?!...", "🙂🙂🙂", "\u202e\u200b\ufeff", "a" * 950_000, "the of and",
+    "\u0301" * 500, "１２３", "𝒜𝒹𝒶", "NaN", "' OR 1=1 --", "ﷺ" * 9_000,
+]  # fmt: skip
+
+
+async def test_odd_questions_get_an_answer(cluster: Cluster, ways: Ways) -> None:
+    for way in ways.each():
+        headers = cluster.headers(a_user(), **{"Memsync-Ack": "all"})
+        made = await way.call("memory.add", {"text": "Ada drinks green tea"}, headers)
+        assert made.status == 201, (way.name, made)
+        for question in ODD_QUESTIONS:
+            body = json.dumps({"query": question}, ensure_ascii=False).encode("utf-8")
+            if len(body) > limits.BODY_BYTES_MAX:
+                body = json.dumps({"query": question[:8_000]}, ensure_ascii=False).encode()
+            found = await way.call("memory.query", body, headers)
+            assert found.status == 200, (way.name, question[:20], found)
+            told = [one["id"] for one in found.body["memories"]]
+            assert told in ([], [made.body["id"]]), (way.name, question[:20])

@@ -63,6 +63,10 @@ class Served:
         finally:
             writer.close()
 
+    async def is_open(self) -> bool:
+        """Whether connections are taken."""
+        return not await self.is_closed()
+
     async def is_closed(self) -> bool:
         """Whether new connections are refused."""
         try:
@@ -145,6 +149,98 @@ async def test_a_request_in_flight_is_finished_and_no_new_one_is_taken() -> None
         assert not answer.done()
         backend.may_go.set()
     assert answer.result()[0] == 201
+
+
+async def test_a_connection_is_closed_by_an_answer_that_says_so() -> None:
+    """A server that ends: a request on an open connection is answered, and hears that it was the
+    last one there. To close without a word could cross the request."""
+    backend = Slow()
+    backend.may_go.set()
+    served = Served(backend)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(served.run())
+        await eventually(served.is_open, "connections are taken")
+        reader, writer = await asyncio.open_connection(HOST, served.port)
+        for is_last in (False, True):
+            writer.write(request("GET /memory/list"))
+            head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+            length = int(head.split("content-length: ")[1].split("\r\n")[0])
+            await reader.readexactly(length)
+            assert head.startswith("http/1.1 200")
+            assert ("connection: close" in head) is is_last
+            served.stop.set()
+            await asyncio.sleep(0)
+        assert await reader.read() == b""
+        writer.close()
+
+
+async def test_requests_in_a_row_are_answered_in_a_row(served: Served) -> None:
+    """Also those that are sent before the one before is answered, and one without a body."""
+    assert isinstance(served.backend, Slow)
+    served.backend.may_go.set()
+    reader, writer = await asyncio.open_connection(HOST, served.port)
+    listed, alive = request("GET /memory/list"), request("HEAD /healthz")
+    writer.write(listed + alive + request("GET /healthz") + listed)
+    bodies = []
+    for has_body in (True, False, True, True):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+        headers = dict(line.split(": ", 1) for line in head[1:] if line)
+        assert head[0] == "http/1.1 200 ok"
+        assert "connection" not in headers
+        assert headers["x-served-by"] == "test-1"
+        assert headers["date"].endswith("gmt")
+        bodies.append(await reader.readexactly(int(headers["content-length"]) * has_body))
+    assert bodies[0] == bodies[3] != bodies[2] != b""
+    writer.close()
+
+
+async def test_a_caller_of_old_is_told_that_the_connection_ends(served: Served) -> None:
+    reader, writer = await asyncio.open_connection(HOST, served.port)
+    writer.write(b"GET /healthz HTTP/1.0\r\n\r\n")
+    answer = await reader.read()  # to its end
+    assert b"\r\nconnection: close\r\n" in answer
+    writer.close()
+
+
+class Odd(MemoryBackend):
+    """A backend whose answers have a header that no caller may be given."""
+
+    async def call(self, operation: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return Answer(200, {"Memsync-Position": "1\r\nset-cookie: a=b"}, b"{}")
+
+
+async def test_a_header_with_a_line_end_is_not_sent() -> None:
+    served = Served(Odd())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(served.run())
+        reader, writer = await asyncio.open_connection(HOST, served.port)
+        writer.write(request("GET /memory/list"))
+        assert await reader.read() == b""  # the connection ends
+        writer.close()
+        served.stop.set()
+
+
+class Large(MemoryBackend):
+    """A backend whose answers do not fit into the buffers of a socket together."""
+
+    BODY = b"x" * 1_000_000
+
+    async def call(self, operation: str, headers: Mapping[str, str], body: bytes) -> Answer:
+        return Answer(200, {}, self.BODY)
+
+
+async def test_a_caller_who_reads_slowly_gets_all_of_it() -> None:
+    served = Served(Large())
+    async with asyncio.TaskGroup() as group:
+        group.create_task(served.run())
+        reader, writer = await asyncio.open_connection(HOST, served.port, limit=1_000)
+        writer.write(request("GET /memory/list") * 8)
+        for _ in range(8):
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 200 OK")
+            assert await reader.readexactly(len(Large.BODY)) == Large.BODY
+        writer.close()
+        served.stop.set()
 
 
 async def test_a_taken_port_is_named(served: Served) -> None:

@@ -79,10 +79,13 @@ async def leader_of_a_stripe(cluster: Cluster) -> str:
         inbox_prefix=credentials["inbox_prefix"],
     )
     try:
-        info = await client.jetstream().stream_info("MEMSYNC_LOCAL_CELL_0_0")
-        assert info.cluster is not None
-        assert info.cluster.leader is not None
-        return info.cluster.leader
+
+        async def leader() -> str | None:
+            info = await client.jetstream().stream_info("MEMSYNC_LOCAL_CELL_0_0")
+            assert info.cluster is not None
+            return info.cluster.leader
+
+        return await eventually(leader, "stripe 0 has a leader") or ""
     finally:
         await client.close()
 

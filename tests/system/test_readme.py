@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.conditions import wait_until
 from tests.system.conftest import TOP, Cluster
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 TIMEOUT_S = 120.0
+FINE_WITHIN_S = 60.0
 ENTRY = "from memsync.cli.main import main; main()"
 
 
@@ -42,7 +44,7 @@ def run(folder: Path, cluster: Cluster, *command: str) -> str:
         check=False,
         timeout=TIMEOUT_S,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
@@ -60,7 +62,13 @@ def blocks(language: str) -> list[str]:
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="this machine has no curl")
 def test_the_shell_examples(folder: Path, cluster: Cluster) -> None:
-    cluster.wait_ready()
+    command = [str(folder / ".venv" / "bin" / "memsync"), "status"]
+
+    def is_fine() -> bool:  # servers as well, which other tests have killed
+        ended = subprocess.run(command, env=cluster.environment, cwd=folder, capture_output=True)
+        return ended.returncode == 0
+
+    wait_until(is_fine, "all processes and stripes of the cluster are fine", FINE_WITHIN_S)
     said = run(folder, cluster, "bash", "-euo", "pipefail", "-c", "".join(blocks("sh")))
     assert "Ada prefers green tea in the morning" in said
     assert '"client_ref":"chat-17"' in said

@@ -121,6 +121,45 @@ async def test_the_async_client(async_client: AsyncMemorySyncClient, user: str) 
     assert await async_client.forget([added.id]) == [added.id]
 
 
+def test_relations_and_feedback(client: MemorySyncClient) -> None:
+    one, other = client.add("Ada drinks green tea"), client.add("It comes from Uji")
+    assert isinstance(one, memorysync.Memory)
+    assert isinstance(other, memorysync.Memory)
+    made = client.create_relation(
+        one.id, to_memory_id=other.id, relationship_type="detail_of", confidence=0.8,
+        metadata={"why": [1]},
+    )  # fmt: skip
+    assert (made.from_memory_id, made.to_memory_id) == (one.id, other.id)
+    assert (made.relationship_type, made.confidence) == ("detail_of", 0.8)
+    assert made.metadata == {"why": [1]}
+    assert made.created_at
+    for drawn in (client.graph(), client.graph(memory_id=one.id, depth=1, limit=5)):
+        assert {node["id"] for node in drawn["nodes"]} == {one.id, other.id}
+        assert [edge["id"] for edge in drawn["edges"]] == [made.id]
+    taken = client.feedback(one.id, "positive", comment="right")
+    assert (taken.memory_id, taken.signal, taken.importance_before) == (one.id, "positive", 0.5)
+    assert taken.summary.total_signals == 1
+    assert taken.summary.signal_counts["positive"] == 1
+    with pytest.raises(memorysync.NotFoundError):
+        client.create_relation(one.id, to_memory_id=4_000_000_000, relationship_type="similar")
+    with pytest.raises(memorysync.NotFoundError):
+        client.feedback(4_000_000_000, "ignored")
+
+
+async def test_relations_and_feedback_of_the_async_client(
+    async_client: AsyncMemorySyncClient,
+) -> None:
+    one, other = [await async_client.add(f"Cleo plays {what}") for what in ("cello", "chess")]
+    assert isinstance(one, memorysync.Memory)
+    assert isinstance(other, memorysync.Memory)
+    made = await async_client.create_relation(
+        one.id, to_memory_id=other.id, relationship_type="similar"
+    )
+    assert made.id > 0
+    assert len((await async_client.graph())["edges"]) == 1
+    assert (await async_client.feedback(other.id, "negative")).signal == "negative"
+
+
 def test_errors_arrive_as_the_sdk_knows_them(endpoint: Endpoint, user: str) -> None:
     with MemorySyncClient("ms_dev_wrong", endpoint.url, end_user_id=user) as wrong:
         with pytest.raises(memorysync.AuthError) as refused:

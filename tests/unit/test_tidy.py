@@ -24,6 +24,8 @@ LAYERS = {
     "ids": 0,
     "clock": 0,
     "homes": 0,
+    "keeping": 0,
+    "times": 0,
     "tasks": 0,
     "config": 0,
     "telemetry": 0,
@@ -74,10 +76,25 @@ IMPURE = frozenset(
 # Where a broad `except` may stand, by file and function, and why (E4). One that ends in a bare
 # `raise` swallows nothing and needs no permission.
 BROAD_EXCEPTS = {
+    ("memsync/adapters/hot_index/index.py", "search"): "a recall stage: by words alone, tagged",
+    ("memsync/adapters/hot_index/search.py", "_expanded"): "a recall stage: without relations",
     ("memsync/cli/main.py", "run"): "the top of the process: one line for a person, no traceback",
-    ("memsync/engine/recall/embedding.py", "_embed"): "a recall stage: goes on by words, tagged",
+    ("memsync/engine/recall/embedding.py", "_ask"): "a recall stage: the next provider, or words",
+    ("memsync/engine/recall/embedding.py", "_cached"): "a recall stage: embedded again, tagged",
+    ("memsync/engine/recall/embedding.py", "_keep"): "a recall stage: embedded again, tagged",
+    ("memsync/engine/recall/loading.py", "_build"): "a job: exact answers go on, tried again",
     ("memsync/engine/recall/loading.py", "_load"): "a recall stage: the scope is loaded next time",
-    ("memsync/engine/recall/pipeline.py", "_search"): "a recall stage: no hits, tagged",
+    ("memsync/engine/recall/reasoning.py", "parts_of"): "a recall stage: without parts, tagged",
+    (
+        "memsync/engine/recall/kept/results.py",
+        "keep",
+    ): "a recall stage: the answer is there without it",
+    (
+        "memsync/engine/recall/kept/results.py",
+        "look",
+    ): "a recall stage: answered without it, tagged",
+    ("memsync/engine/recall/pipeline.py", "_confidence"): "a recall stage: raw scores, tagged",
+    ("memsync/engine/recall/pipeline.py", "_find"): "a recall stage: no hits, tagged",
     ("memsync/gateway/middleware.py", "__call__"): "the top of a request: it gets an answer",
     ("memsync/service/service.py", "call"): "the top of a request: it gets an answer",
     ("memsync/nodes/gateway.py", "main"): "the top of the process: what ended it is in its log",

@@ -28,6 +28,12 @@ DTYPES: Mapping[str, Any] = {
     "tier": np.int8,
     "is_summary": np.bool_,
     "importance": np.float32,
+    "speaker": np.int64,  # this and the next three: core/recall/traits.py
+    "asks": np.float32,
+    "content": np.float32,
+    "is_dated": np.bool_,
+    "is_assistant": np.bool_,  # what a model said, not a person
+    "usage": np.float32,
 }
 ROW_BYTES: int = sum(np.dtype(dtype).itemsize for dtype in DTYPES.values())
 
@@ -51,14 +57,23 @@ class Columns:
     def append(self, values: Mapping[str, Any]) -> int:
         """Add a row, NO_ROW or 0 where no value is given; returns its number."""
         if self.rows == self.capacity:
-            self._arrays = {
-                name: np.concatenate((held, np.zeros(len(held), held.dtype)))
-                for name, held in self._arrays.items()
-            }
+            room = self.rows + max(self.rows // 2, CAPACITY_MIN)
+            self._arrays = {name: grown(held, room) for name, held in self._arrays.items()}
         row = self.rows
         self.rows += 1
         self.set(row, {**_EMPTY, **values})
         return row
+
+    def extend(self, values: Mapping[str, NDArray[Any]], count: int) -> int:
+        """Add `count` rows, each of `values` being (count,); returns the number of the first."""
+        first, end = self.rows, self.rows + count
+        if end > self.capacity:
+            room = max(end, self.rows + self.rows // 4)
+            self._arrays = {name: grown(held, room) for name, held in self._arrays.items()}
+        for name, held in self._arrays.items():
+            held[first:end] = values.get(name, _EMPTY.get(name, 0))
+        self.rows = end
+        return first
 
     def set(self, row: int, values: Mapping[str, Any]) -> None:
         """Write some columns of one row."""
@@ -70,11 +85,14 @@ class Columns:
         self._arrays = {name: held[: self.rows][kept] for name, held in self._arrays.items()}
         self.rows = int(np.count_nonzero(kept))
         if self.rows < CAPACITY_MIN:
-            spare = CAPACITY_MIN - self.rows
-            self._arrays = {
-                name: np.concatenate((held, np.zeros(spare, held.dtype)))
-                for name, held in self._arrays.items()
-            }
+            self._arrays = {name: grown(held, CAPACITY_MIN) for name, held in self._arrays.items()}
+
+
+def grown(held: NDArray[Any], room: int) -> NDArray[Any]:
+    """A copy with room for so many, zeros where there is nothing yet."""
+    copy = np.zeros(room, held.dtype)
+    copy[: len(held)] = held
+    return copy
 
 
 _EMPTY: dict[str, Any] = dict.fromkeys(

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from memsync.adapters.hot_index.columns import grown
 from memsync.wire import codec
 
 PAIR_BYTES = 12
@@ -56,12 +57,22 @@ class Facets:
         """Say that a row has these facets."""
         end = self.pairs + len(hashes)
         if end > self.capacity:
-            room = max(2 * self.capacity, end, 16)
-            self._hashes = _grown(self._hashes, room)
-            self._rows = _grown(self._rows, room)
+            self._reserve(max(self.capacity + self.capacity // 2, end, 16))
         self._hashes[self.pairs : end] = hashes
         self._rows[self.pairs : end] = row
         self.pairs = end
+
+    def extend(self, rows: list[int], hashes: list[int]) -> None:
+        """Say many at once: row i has facet i."""
+        end = self.pairs + len(hashes)
+        if end > self.capacity:
+            self._reserve(max(self.capacity + self.capacity // 4, end))
+        self._hashes[self.pairs : end] = hashes
+        self._rows[self.pairs : end] = rows
+        self.pairs = end
+
+    def _reserve(self, room: int) -> None:
+        self._hashes, self._rows = grown(self._hashes, room), grown(self._rows, room)
 
     def of(self, row: int) -> list[int]:
         """The facets that a row has, in the order of `add`."""
@@ -89,7 +100,3 @@ class Facets:
         new = np.where(rows >= 0, moved[rows], -1).astype(np.int32)
         self._hashes, self._rows = self._hashes[: self.pairs][new >= 0], new[new >= 0]
         self.pairs = len(self._rows)
-
-
-def _grown(held: NDArray[Any], room: int) -> NDArray[Any]:
-    return np.concatenate((held, np.zeros(room - len(held), held.dtype)))

@@ -2,59 +2,176 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from memsync.adapters.hot_index.columns import NO_ROW
+from memsync import limits
 from memsync.adapters.hot_index.facets import facet
+from memsync.adapters.hot_index.frame import Frame, frame_of
 from memsync.adapters.hot_index.scope import LoadedScope
-from memsync.core import ranking
-from memsync.core.intent import recency_intent
-from memsync.core.lexical import is_telling, terms_of
+from memsync.core.recall import graph, ranking
+from memsync.core.recall.calibration import RUNNERS_UP
+from memsync.core.recall.dates import closeness, spans_of
+from memsync.core.recall.intent import asks_assistant, asks_when, recency_intent
+from memsync.core.recall.lexical import is_telling, terms_of
 from memsync.ports import Hit, Question
+from memsync.telemetry import logger
 from memsync.wire.requests import TIERS, QueryFilters, parse_moment
 
 Mask = NDArray[np.bool_]
+LEANING = {"recency": "moment_ms", "importance": "importance", "usage": "usage"}
+LEANING_SHARE = 0.2  # less than that does not bring up what nothing else speaks for
 
 
 class _Found(msgspec.Struct, frozen=True):
-    """The evidence for every row, and the share of the question's words that it holds."""
+    """The rows that are looked at, and the evidence for each, as it is at `now_ms`; of every row of
+    the scope, whether somebody says it whom the question names (None: it names nobody)."""
 
+    frame: Frame
     evidence: ranking.Evidence
-    coverage: ranking.Floats
+    now_ms: int
+    by_named: Mask | None
 
 
-def search(scope: LoadedScope, question: Question) -> list[Hit]:
-    """The best k candidates, best first."""
-    visible: Mask = scope.columns["expires_at_ms"] > question.now_ms
-    candidates = visible
+def search(scope: LoadedScope, question: Question, lacking: set[str]) -> list[Hit]:
+    """The best k candidates, best first; `lacking` takes the names of parts that were left out."""
+    candidates = scope.population(question.now_ms).visible
     if question.filters is not None:
-        candidates = visible & passing(scope, question.filters)
-    rows = np.flatnonzero(candidates)
-    if len(rows) == 0:
+        candidates = candidates & passing(scope, question.filters)
+    if not candidates.any():
         return []
-    found = _evidence(scope, question, visible=visible, candidates=candidates)
+    found = _found(scope, question, candidates)
     relevance = ranking.relevance_of(found.evidence)
-    parts = _parts(scope, question, relevance)
-    score = ranking.combine(parts, _weights(question, found.evidence))
-    ties = (relevance.relevance, scope.columns["moment_ms"], scope.columns["stamp_time"])
-    best = ranking.best(score, rows, ties, question.k)
-    named = {**parts, **_details(found, relevance)}
+    graph_part: dict[str, ranking.Floats] = {}
+    if scope.relations.total:
+        found, relevance, graph_part = _expanded(
+            scope, question, candidates, found, relevance, lacking
+        )
+    frame, columns = found.frame, scope.columns
+    known = {"semantic": relevance.relevance, "importance": frame.of(columns["importance"])}
+    known |= _clustered(scope, question, frame)
+    if columns["usage"].any():
+        known["usage"] = frame.of(columns["usage"])
+    known |= graph_part
+    return _ranked(scope, question, found, relevance, known)
+
+
+def _ranked(
+    scope: LoadedScope,
+    question: Question,
+    found: _Found,
+    relevance: ranking.Relevance,
+    known: Mapping[str, ranking.Floats],
+) -> list[Hit]:
+    """The best k by what is `known` of the rows of the frame, and by how recent they are."""
+    frame, columns = found.frame, scope.columns
+    intent = recency_intent(question.text)
+    weights = ranking.shared_out(_weights(question, intent, found.evidence), (*known, "recency"))
+    count = question.k + RUNNERS_UP
+    among = None if frame.is_all else frame.candidates
+    places = ranking.contenders(known, ("recency",), weights, among, count)
+    parts = {name: values[places] for name, values in known.items()}
+    rows = frame.at(places)
+    moment_ms = columns["moment_ms"][rows]
+    half_life_hours = ranking.HALF_LIFE_HOURS[intent]
+    parts["recency"] = ranking.recency(
+        moment_ms, now_ms=_asked_ms(question), half_life_hours=half_life_hours
+    )
+    score = ranking.combine(parts, weights)
+    ties = (parts["semantic"], moment_ms, columns["stamp_time"][rows])
+    best = ranking.best(score, np.arange(len(places)), ties, count)
+    margins = ranking.margins(parts["semantic"][best].tolist(), RUNNERS_UP)
+    best = best[: question.k]
+    rows, places = rows[best], places[best]
+    named = {name: values[best] for name, values in parts.items()}
+    named |= {name: values[places] for name, values in _details(found, relevance).items()}
+    by_named = None if found.by_named is None else found.by_named[rows].tolist()
+    keys = scope.keys
     return [
         Hit(
-            key=scope.keys[row],
-            score=round(float(score[row]), 6),
-            scoring={
-                name: round(float(values[row]), 6)
-                for name, values in named.items()
-                if np.isfinite(values[row])
-            },
+            key=keys[row],
+            score=round(own, 6),
+            scoring=scoring,
+            weights=weights,
+            margin=margin,
+            by_named=None if by_named is None else by_named[place],
         )
-        for row in best.tolist()
+        for place, (row, own, scoring, margin) in enumerate(
+            zip(rows.tolist(), score[best].tolist(), _scorings(named), margins, strict=False)
+        )
     ]
+
+
+def _scorings(named: Mapping[str, ranking.Floats]) -> list[dict[str, float]]:
+    """What each hit has of these parts, rounded; not what is not known of it (NaN)."""
+    values = np.array(list(named.values()), np.float64)
+    rounded = values.round(6).T.tolist()
+    scorings = [dict(zip(named, parts, strict=True)) for parts in rounded]
+    if np.isnan(values).any():
+        scorings = [{n: v for n, v in scoring.items() if v == v} for scoring in scorings]
+    return scorings
+
+
+def _clustered(scope: LoadedScope, question: Question, frame: Frame) -> dict[str, ranking.Floats]:
+    """The part `cluster` of the rows of the frame, where the caller weighs it and most rows have
+    vectors of a model that asks."""
+    if not (question.weights or {}).get("cluster"):
+        return {}
+    models = sorted(question.vectors, key=scope.vectors.used_of)
+    if not models:
+        return {}
+    vector = question.vectors[models[-1]]
+    part = scope.clusters.part(models[-1], vector, scope.vectors, scope.columns, frame.rows)
+    return {} if part is None else {"cluster": part}
+
+
+def _expanded(
+    scope: LoadedScope,
+    question: Question,
+    candidates: Mask,
+    found: _Found,
+    relevance: ranking.Relevance,
+    lacking: set[str],
+) -> tuple[_Found, ranking.Relevance, dict[str, ranking.Floats]]:
+    """The part `graph`, where a relation leads from one of the best hits to a candidate; with the
+    evidence, that of the candidates that it leads to included."""
+    if question.traversal_depth > 0:
+        try:
+            reached = _reached(scope, question.traversal_depth, found, relevance.relevance)
+            rows = np.array(list(reached), np.intp)
+            missing = rows[found.frame.places(rows) < 0]
+            if len(missing):
+                found = _found(scope, question, candidates, also=missing.tolist())
+                relevance = ranking.relevance_of(found.evidence)
+            return found, relevance, _graph_part(found.frame, reached)
+        except Exception as error:  # noqa: BLE001 - a recall stage: goes on without it, tagged
+            logger().warning("recall.expansion_failed", error=type(error).__name__)
+    lacking.add("expansion")
+    return found, relevance, {}
+
+
+def _reached(
+    scope: LoadedScope, depth: int, found: _Found, relevance: ranking.Floats
+) -> dict[int, float]:
+    """The rows that relations lead to from the best hits, with how strongly."""
+    places = np.flatnonzero(found.frame.candidates & (relevance > 0))
+    seeds = ranking.best(relevance, places, (), graph.SEEDS)
+    visible = scope.population(found.now_ms).visible
+    return graph.spread(
+        dict(zip(found.frame.at(seeds).tolist(), relevance[seeds].tolist(), strict=True)),
+        lambda row: scope.beside(row, visible),
+        depth=depth,
+    )
+
+
+def _graph_part(frame: Frame, reached: Mapping[int, float]) -> dict[str, ranking.Floats]:
+    part = np.zeros(len(frame.candidates), np.float32)
+    part[frame.places(np.array(list(reached), np.intp))] = list(reached.values())
+    part[~frame.candidates] = 0.0
+    return {"graph": part} if part.any() else {}
 
 
 def passing(scope: LoadedScope, filters: QueryFilters) -> Mask:
@@ -65,7 +182,7 @@ def passing(scope: LoadedScope, filters: QueryFilters) -> Mask:
     if filters.include_summaries is False:
         mask &= ~columns["is_summary"]
     if filters.tier is not None:
-        mask &= columns["tier"] == (TIERS.index(filters.tier) if filters.tier in TIERS else -1)
+        mask &= columns["tier"] == TIERS.index(filters.tier)
     if filters.session_id is not None:
         mask &= scope.session_rows(filters.session_id)
     if filters.since is not None:
@@ -99,59 +216,119 @@ def _facet_filters(filters: QueryFilters) -> list[list[int]]:
     return wanted
 
 
-def _evidence(scope: LoadedScope, question: Question, *, visible: Mask, candidates: Mask) -> _Found:
-    columns, rows = scope.columns, scope.columns.rows
-    session = columns["session"]
-    words = scope.postings.score(terms_of(question.text), visible, session, len(scope.sessions))
-    cosine = np.full(rows, np.nan, np.float32)
-    if question.vector is not None:
-        cosine = scope.vectors.cosines(question.model, question.vector, rows)
-    per_session = np.append(words.sessions, np.float32(np.nan))  # session -1: none
+def _found(
+    scope: LoadedScope, question: Question, candidates: Mask, *, also: Sequence[int] = ()
+) -> _Found:
+    """The evidence; rows `also` are looked at in any case."""
+    columns, terms = scope.columns, terms_of(question.text)
+    population = scope.population(question.now_ms)
+    by_named = _by_named(scope, terms, population.visible)
+    lift = _lift(scope, question, by_named)
+    leaning = _leaning(question) if scope.vectors.only(question.vectors) else ()
+    asked = scope.postings.rarest(terms, limits.QUERY_TERMS_MAX)
+    frame = frame_of(scope, question, asked, lift, candidates, leaning=leaning, also=also)
+    words = frame.words
+    lift, session_bm25 = frame.of(lift), None
+    if population.has_sessions:
+        content = frame.of(columns["content"])
+        lift = ranking.with_borrowed(lift, content, words.rows, words.near)
+        per_session = np.append(words.sessions, np.float32(np.nan))  # session -1: none
+        session_bm25 = per_session.take(frame.of(columns["session"]))
+    is_assistant = asking = None
+    if scope.has_assistant and not asks_assistant(question.text):
+        is_assistant = frame.of(columns["is_assistant"])
+    if question.session_id is not None:
+        asking = frame.of(scope.session_rows(question.session_id))
     evidence = ranking.Evidence(
         bm25=words.rows,
-        cosine=cosine,
-        session_bm25=per_session[np.where(session == NO_ROW, len(per_session) - 1, session)],
-        previous=columns["previous"],
-        following=columns["following"],
-        asking=scope.session_rows(question.session_id),
-        visible=visible,
-        candidates=candidates,
+        near=words.near,
+        information=words.information,
+        cosine=frame.cosine,
+        cosine_weight=_cosine_weight(scope, question, frame),
+        models=frame.of(columns["model"]) if len(question.vectors) > 1 else None,
+        session_bm25=session_bm25,
+        previous=frame.previous,
+        following=frame.following,
+        lift=lift,
+        is_assistant=is_assistant,
+        asking=asking,
+        visible=frame.visible,
+        candidates=frame.candidates,
+        is_all=frame.is_all,
+        shares=frame.shares,
+        cosine_moments=frame.cosine_moments,
     )
-    return _Found(evidence, words.coverage)
+    return _Found(frame, evidence, question.now_ms, by_named)
 
 
-def _parts(
-    scope: LoadedScope, question: Question, relevance: ranking.Relevance
-) -> dict[str, ranking.Floats]:
-    """The parts that have data, each 0..1. Clusters, use and relations have none yet."""
-    half_life_hours = ranking.HALF_LIFE_HOURS[recency_intent(question.text)]
-    recency = ranking.recency(
-        scope.columns["moment_ms"], now_ms=question.now_ms, half_life_hours=half_life_hours
-    )
-    return {
-        "semantic": relevance.relevance,
-        "recency": recency,
-        "importance": scope.columns["importance"],
-    }
+def _cosine_weight(scope: LoadedScope, question: Question, frame: Frame) -> ranking.Floats | float:
+    weight_of = {model: ranking.cosine_weight(model) for model in question.vectors}
+    if len(weight_of) < 2:
+        return next(iter(weight_of.values()), 0.0)
+    # The last is that of model -1, none.
+    weights = [weight_of.get(model, 0.0) for model in scope.vectors.names] + [0.0]
+    return np.array(weights, np.float32).take(frame.of(scope.columns["model"]))
 
 
-def _weights(question: Question, evidence: ranking.Evidence) -> Mapping[str, float]:
+def _by_named(scope: LoadedScope, terms: Collection[str], visible: Mask) -> Mask | None:
+    """(rows,): what is said by somebody whose name is among the terms; None: nobody's is, of those
+    who still say anything."""
+    found = scope.speakers.intersection(map(hash, terms))
+    if not found:
+        return None
+    speaker = scope.columns["speaker"]
+    by_named: Mask = np.logical_or.reduce([speaker == one for one in found])
+    return by_named if (by_named & visible).any() else None
+
+
+def _lift(scope: LoadedScope, question: Question, by_named: Mask | None) -> ranking.Floats:
+    """(rows,): what speaks for a row beside words and meaning, in deviations."""
+    lift = scope.bearing()
+    if by_named is not None:
+        lift = lift + np.float32(ranking.NAMED_LIFT) * by_named
+    if asks_when(question.text):
+        lift = lift + np.float32(ranking.DATED_LIFT) * scope.columns["is_dated"]
+    if spans := spans_of(question.text, _asked_ms(question)):
+        meant = closeness(scope.columns["moment_ms"], spans)
+        lift = lift + np.float32(ranking.MEANT_LIFT) * meant
+    return lift
+
+
+def _asked_ms(question: Question) -> int:
+    return question.now_ms if question.asked_ms is None else question.asked_ms
+
+
+def _leaning(question: Question) -> list[str] | None:
+    """The columns that weigh much in the score, beside relevance; None where clusters do, which
+    no few rows tell."""
+    weights = question.weights or {}
+    if question.weights is None and not is_telling(question.text):
+        weights = ranking.BROWSING_WEIGHTS
+    used = ranking.shared_out(weights, ("semantic", "cluster", *LEANING))
+    if used["cluster"] > LEANING_SHARE:
+        return None
+    return [column for name, column in LEANING.items() if used[name] > LEANING_SHARE]
+
+
+def _weights(question: Question, intent: str, evidence: ranking.Evidence) -> Mapping[str, float]:
     if question.weights is not None:
         return question.weights
-    matched = bool((evidence.bm25[evidence.candidates] > 0).any())
-    if not matched and not is_telling(question.text):
+    bm25 = evidence.bm25 if evidence.is_all else evidence.bm25[evidence.candidates]
+    if not bm25.any() and not is_telling(question.text):
         return ranking.BROWSING_WEIGHTS
-    return ranking.default_weights(recency_intent(question.text))
+    return ranking.default_weights(intent)
 
 
 def _details(found: _Found, relevance: ranking.Relevance) -> dict[str, ranking.Floats]:
-    """What relevance was made of: raw BM25 and cosine, then what came from around, in
-    deviations.
+    """What relevance was made of: raw BM25 (alone, and with the words around) and cosine, then
+    what came from around and the rest, in deviations.
     """
     return {
         "bm25": found.evidence.bm25,
-        "coverage": found.coverage,
+        "near": found.evidence.near,
+        "coverage": found.frame.words.coverage,
         "cosine": found.evidence.cosine,
         "neighbours": relevance.neighbours,
         "session": relevance.session,
+        "lift": found.evidence.lift,
     }

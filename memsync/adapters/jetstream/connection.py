@@ -11,18 +11,20 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
+from nats.errors import StaleConnectionError
 
 from memsync import limits
+from memsync.adapters.jetstream.bus_client import BusClient
 from memsync.config import NatsSettings
 from memsync.errors import ConfigurationError, Unavailable
-from memsync.tasks import is_going_on
+from memsync.tasks import is_going_on, pause
 from memsync.telemetry import describe, logger
 
 CONNECT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 1.0
 # Headers count towards the server's max_payload, which nats-py does not know: a message above it
 # makes the server close the connection for good.
 HEADER_BYTES_MAX = 4_096
@@ -47,24 +49,6 @@ def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, st
     return options
 
 
-class BusClient(Client):
-    """nats-py's client with two holes closed (it is pinned for this). Headers that cannot be read
-    ended its read loop, so that one odd message of any caller took the connection down. And its
-    endless search for a server could lose the request to end (see `memsync.tasks`)."""
-
-    async def _connect_to_server(self, s: Any) -> None:
-        if not is_going_on():
-            raise asyncio.CancelledError
-        await super()._connect_to_server(s)
-
-    async def _process_headers(self, headers: Any) -> dict[str, str] | None:
-        try:
-            return await super()._process_headers(headers)
-        except (UnicodeDecodeError, IndexError, ValueError) as error:
-            logger().warning("headers.unreadable", error=type(error).__name__)
-            return None
-
-
 async def connect(
     settings: NatsSettings,
     name: str,
@@ -74,6 +58,7 @@ async def connect(
     credentials: str | None = None,
     wait_s: float | None = CONNECT_TIMEOUT_S,
     reconnected: Callable[[], None] | None = None,
+    disconnected: Callable[[], None] | None = None,
 ) -> Client:
     """A connection, to the first of `servers` that answers; raises `Unavailable` after `wait_s`
     (None: tries for ever).
@@ -81,7 +66,7 @@ async def connect(
     Wrong credentials end in the same error: nats-py tries for ever on a cluster, so its last error
     is put into the message. `credentials` names another file than the settings' own; `client` is
     one that others already hold; `reconnected` is called after each time that the connection came
-    back.
+    back, `disconnected` when it has broken.
     """
     client = client or BusClient()
     options = read_credentials(settings.credentials if credentials is None else credentials)
@@ -90,8 +75,13 @@ async def connect(
         logger().warning("bus.connection_failed", connection=name, **describe(error))
 
     async def returned() -> None:
+        logger().info("bus.returned", connection=name, server=_address(client))
         if reconnected is not None:
             reconnected()
+
+    async def broken() -> None:
+        if disconnected is not None:
+            disconnected()
 
     try:
         async with asyncio.timeout(wait_s):
@@ -107,6 +97,7 @@ async def connect(
                 max_outstanding_pings=2,
                 error_cb=note,
                 reconnected_cb=returned,
+                disconnected_cb=broken,
                 **options,  # type: ignore[arg-type]
             )
     except (TimeoutError, NatsError, OSError) as error:
@@ -125,13 +116,35 @@ def address_of(server: str) -> str:
     return server.rpartition("@")[2].rpartition("/")[2]
 
 
+def server_of(client: Client) -> str | None:
+    """The id of the server at the other end; None while there is none. The address does not tell:
+    a server has several, and tells those of the others. A private attribute, as below."""
+    return client._server_info.get("server_id") if client.is_connected else None
+
+
 async def close(client: Client) -> None:
-    """End a connection in whatever state it is."""
+    """End a connection in whatever state it is. Its socket is closed also where nats-py does not
+    come to that: in time, because of an error, or because it has begun to close by itself."""
     try:
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(CLOSE_TIMEOUT_S):
             await client.close()
     except (TimeoutError, NatsError, OSError) as error:
         logger().info("bus.close_failed", **describe(error))
+    finally:
+        writer = getattr(client._transport, "_io_writer", None)
+        if writer is not None and not writer.transport.is_closing():
+            writer.transport.abort()
+
+
+def give_up_waiting(client: Client) -> None:
+    """End the requests that wait for answers over a connection that is gone: they would wait until
+    their deadlines.
+
+    Uses a private attribute of nats-py, whose version is pinned for it.
+    """
+    for future in list(client._resp_map.values()):
+        if not future.done():
+            future.set_exception(StaleConnectionError())
 
 
 async def watchdog(client: Client) -> None:
@@ -140,7 +153,7 @@ async def watchdog(client: Client) -> None:
     Uses a private attribute of nats-py, whose version is pinned for it.
     """
     while is_going_on() and not client.is_closed:
-        await asyncio.sleep(limits.NATS_WATCHDOG_S)
+        await pause(limits.NATS_WATCHDOG_S)
         if client.is_connected:
             try:
                 await client.rtt(timeout=limits.NATS_RTT_TIMEOUT_S)  # type: ignore[arg-type]
@@ -157,8 +170,10 @@ def _abort(client: Client) -> None:
     if writer is None:
         return
     if client.is_connected or writer.transport.is_closing():
-        server = client.connected_url
-        logger().warning(
-            "bus.connection_aborted", server=address_of(server.netloc) if server else ""
-        )
+        logger().warning("bus.connection_aborted", server=_address(client))
         writer.transport.abort()
+
+
+def _address(client: Client) -> str:
+    server = client.connected_url
+    return address_of(server.netloc) if server else ""

@@ -21,6 +21,7 @@ from nats.aio.subscription import Subscription
 
 from memsync import limits
 from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.bus_client import hear
 from memsync.errors import (
     MemsyncError,
     NoStripeLeader,
@@ -33,7 +34,9 @@ from memsync.wire.operations import RawMessage
 from memsync.wire.subjects import CellName
 
 CODES_OF_CONFLICT = {10071, 10164}  # wrong last sequence; several at once on one subject
+CODE_NO_MESSAGE = 10037
 CODE_TOO_LARGE = 10054
+LAST_TIMEOUT_S = 0.3
 CODE_FULL = 10077  # "stream store failed" for whatever reason; the description tells which
 
 
@@ -133,38 +136,55 @@ class JetStreamLog:
         finally:
             await _unsubscribe(subscription)
 
-    async def last_of_record(
-        self, stripe: int, record: RecordKey, *, timeout_s: float
-    ) -> Position | None:
-        """The last message on a record's own subject, with the generation that it lies in."""
-        subject = self._cell.record(stripe, record)
+    async def fetch_from_leader(self, position: Position) -> RawMessage | None:
+        """One message as the leader of its stream has it; None where it has none."""
+        stream = self._cell.stream(position.stripe, position.generation)
         try:
-            async with asyncio.timeout(max(0.0, timeout_s)):
-                stream = await self._jetstream.find_stream_name_by_subject(subject)
-                message = await self._jetstream.get_last_msg(stream, subject, direct=False)
-        except jetstream_errors.NotFoundError:
-            return None
+            async with asyncio.timeout(limits.FETCH_TIMEOUT_S):
+                found = await self._jetstream.get_msg(stream, seq=position.sequence, direct=False)
+        except jetstream_errors.NotFoundError as error:
+            if error.err_code == CODE_NO_MESSAGE:
+                return None
+            raise Unavailable(f"{stream} not read: {error.description}") from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
-            raise NoStripeLeader(
-                f"stripe {stripe} has no leader ({type(error).__name__}); nothing was written"
-            ) from error
-        generation = self._cell.generation_of(stripe, stream)
-        if generation is None or message.seq is None:
-            raise NoStripeLeader(f"stripe {stripe} is not led by one of its streams: {stream}")
-        return Position(stripe, generation, message.seq)
+            raise Unavailable(f"{stream} not read ({type(error).__name__})") from error
+        message_id = (found.headers or {}).get("Nats-Msg-Id", "")
+        return RawMessage(position, found.data or b"", message_id)
+
+    async def last_of_record(
+        self, stripe: int, generation: int, record: RecordKey, *, timeout_s: float
+    ) -> int:
+        """The last message on a record's own subject, as some server has it. Several are asked one
+        after the other: one that is frozen still counts as there for seconds."""
+        stream, subject = self._cell.stream(stripe, generation), self._cell.record(stripe, record)
+        if not self._client.is_connected:  # nats-py would keep the request for later
+            raise Unavailable(f"{stream} not read: no connection to a NATS server")
+        try:
+            async with asyncio.timeout(timeout_s):
+                while True:
+                    try:
+                        async with asyncio.timeout(LAST_TIMEOUT_S):
+                            found = await self._jetstream.get_last_msg(stream, subject, direct=True)
+                            return found.seq or 0
+                    except TimeoutError:
+                        pass  # the next server may answer
+        except jetstream_errors.NotFoundError:
+            return 0
+        except (nats.errors.Error, OSError, TimeoutError) as error:
+            raise Unavailable(f"{stream} not read ({type(error).__name__})") from error
 
     async def listen(self, stripe: int, heard: Callable[[RawMessage], None]) -> None:
         """Call `heard` with every frame as it is stored, in the order of the server heard from;
         gaps are possible and the listener's to fill. Lives as long as the connection."""
 
-        async def take(message: Msg) -> None:
+        def take(message: Msg) -> None:
             headers = message.headers or {}
             generation = self._cell.generation_of(stripe, headers.get("Nats-Stream", ""))
             if generation is not None:
                 position = Position(stripe, generation, int(headers["Nats-Sequence"]))
                 heard(RawMessage(position, message.data, headers.get("Nats-Msg-Id", "")))
 
-        await self._client.subscribe(self._cell.tail_all(stripe), cb=take)
+        await hear(self._client, self._cell.tail_all(stripe), take)
 
 
 def _checked(stream: str, headers: dict[str, str], found: list[RawMessage]) -> list[RawMessage]:

@@ -1,7 +1,6 @@
 """Requests over the bus: hands them to a `Backend` and sends its answers back.
 
-nats-py runs the callbacks of a subscription one at a time, so a callback only starts a task. Who
-comes when too many are in flight is told so at once.
+Each request is a task. Who comes when too many are in flight is told so at once.
 """
 
 from __future__ import annotations
@@ -15,12 +14,14 @@ from nats.aio.subscription import Subscription
 
 from memsync import limits
 from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.bus_client import hear
 from memsync.errors import PayloadTooLarge, Unavailable, error_answer
 from memsync.ports import Answer, Backend
 from memsync.telemetry import describe, logger
 from memsync.wire import codec, context, subjects
 from memsync.wire.subjects import CellName
 
+_IDS = context.IDS.lower()
 _NOT_ANSWERED_ON = ("memsync.", "$")  # an answer in the log would stop every peer
 
 
@@ -42,9 +43,9 @@ class Responder:
     async def run(self) -> None:
         """Answer until cancelled; what is in flight is then cancelled too (drain first)."""
         async with asyncio.TaskGroup() as self._tasks:
-            own = await self._client.subscribe(self._own, cb=self._take)
-            shared = await self._client.subscribe(
-                subjects.CLIENT_ALL, queue=subjects.CLIENT_QUEUE, cb=self._take
+            own = await hear(self._client, self._own, self._take)
+            shared = await hear(
+                self._client, subjects.CLIENT_ALL, self._take, queue=subjects.CLIENT_QUEUE
             )
             self._subscriptions = [own, shared]
             await asyncio.get_running_loop().create_future()  # lives until it is cancelled
@@ -57,7 +58,7 @@ class Responder:
             except (nats.errors.Error, OSError) as error:
                 logger().info("responder.unsubscribe_failed", **describe(error))
 
-    async def _take(self, message: Msg) -> None:
+    def _take(self, message: Msg) -> None:
         if not message.reply or self._tasks is None:
             return
         if message.reply.startswith(_NOT_ANSWERED_ON):
@@ -65,17 +66,18 @@ class Responder:
         if self._in_flight >= limits.REQUESTS_IN_FLIGHT_MAX:
             overloaded = Unavailable(f"{self._in_flight} requests in flight; try again")
             body = codec.to_json(error_answer(overloaded, ""))
-            await self._reply(message, Answer(overloaded.http_status, {}, body))
+            answer = Answer(overloaded.http_status, {}, body)
+            self._tasks.create_task(self._reply(message, answer))
             return
         self._in_flight += 1
         self._tasks.create_task(self._answer(message))
 
     async def _answer(self, message: Msg) -> None:
         try:
-            headers = {str(name): value for name, value in (message.headers or {}).items()}
+            headers = message.headers or {}
             if message.subject.startswith(subjects.CLIENT_PREFIX):
                 operation = message.subject.removeprefix(subjects.CLIENT_PREFIX)
-                headers = {n: v for n, v in headers.items() if n.lower() != context.IDS.lower()}
+                headers = {n: v for n, v in headers.items() if n.lower() != _IDS}
             else:
                 operation = message.subject.removeprefix(self._own_prefix)
             await self._reply(message, await self._backend.call(operation, headers, message.data))

@@ -18,6 +18,7 @@ from memsync.wire import subjects
 from memsync.wire.subjects import CellName
 
 ADMIN_TIMEOUT_S = 2.0
+IDENTITY = "memsync.cell"  # in a stream's metadata: which cell made it
 IN_USE = 10058  # "stream name already in use with a different configuration"
 
 
@@ -25,12 +26,19 @@ class JetStreamStreams:
     """See `ports.Streams`."""
 
     def __init__(
-        self, client: Client, cell: CellName, *, replicas: int, stripe_bytes_max: int
+        self,
+        client: Client,
+        cell: CellName,
+        *,
+        replicas: int,
+        stripe_bytes_max: int,
+        identity: str,
     ) -> None:
         self._client = client
         self._cell = cell
         self._replicas = replicas
         self._stripe_bytes_max = stripe_bytes_max
+        self._identity = identity
         self._jetstream = client.jetstream(timeout=ADMIN_TIMEOUT_S)
 
     async def generation(self, stripe: int) -> int | None:
@@ -43,15 +51,21 @@ class JetStreamStreams:
         """The stream of a generation as it is now."""
         reply = await self._ask(f"STREAM.INFO.{self._cell.stream(stripe, generation)}", {})
         cluster = reply.get("cluster") or {}
-        others = [replica["name"] for replica in cluster.get("replicas") or []]
+        replicas = cluster.get("replicas") or []
         leader = cluster.get("leader") or None
+        leading = {leader} if leader else set()
         return StripeState(
             stripe=stripe,
             generation=generation,
             leader=leader,
-            servers=tuple(sorted({*others, *([leader] if leader else [])})),
+            servers=tuple(sorted({replica["name"] for replica in replicas} | leading)),
             first_sequence=reply["state"]["first_seq"],
             last_sequence=reply["state"]["last_seq"],
+            bytes=reply["state"]["bytes"],
+            bytes_max=reply["config"]["max_bytes"],
+            deleted=reply["state"].get("num_deleted", 0),
+            cell=(reply["config"].get("metadata") or {}).get(IDENTITY, ""),
+            current=tuple(sorted({r["name"] for r in replicas if r.get("current")} | leading)),
         )
 
     async def create(self, stripe: int, generation: int) -> None:
@@ -73,8 +87,20 @@ class JetStreamStreams:
                 duplicate_window=limits.DUPLICATE_WINDOW_S,
                 allow_direct=True,
                 republish=api.RePublish(src=source, dest=target),
+                metadata={IDENTITY: self._identity},
             )
         )
+
+    async def adopt(self, stripe: int, generation: int) -> None:
+        """Note on a stream without an identity that it is this cell's. The whole configuration is
+        sent back as it was read: what is left out of an update would be reset."""
+        stream = self._cell.stream(stripe, generation)
+        config = (await self._ask(f"STREAM.INFO.{stream}", {}))["config"]
+        metadata = config.get("metadata") or {}
+        if IDENTITY in metadata:
+            return  # another member was faster
+        config["metadata"] = {**metadata, IDENTITY: self._identity}
+        await self._ask(f"STREAM.UPDATE.{stream}", config)
 
     async def ids_end(self) -> int | None:
         """The last block that was handed out; None where `MEMSYNC_IDS` does not exist."""
@@ -105,6 +131,14 @@ class JetStreamStreams:
             await self._ask(f"STREAM.DELETE.{subjects.IDS_STREAM}", {})
         except _Missing:
             pass  # somebody else was faster
+
+    async def trim(self, stripe: int, generation: int, *, first_sequence: int) -> None:
+        """Take everything before `first_sequence` out of a stream."""
+        if first_sequence <= 1:
+            await self.state(stripe, generation)  # to the server, 0 stands for "all of it"
+            return
+        stream = self._cell.stream(stripe, generation)
+        await self._ask(f"STREAM.PURGE.{stream}", {"seq": first_sequence})
 
     async def step_down(self, stripe: int, generation: int, *, preferred: str) -> None:
         """Ask the leader of a stripe to hand over to `preferred`."""

@@ -44,6 +44,9 @@ SCRIPTS = [
     CREATE INDEX operations_by_age ON operations (kept_until_ms);
     CREATE TABLE buckets (bucket INTEGER PRIMARY KEY, sum INTEGER NOT NULL);
     """,
+    """
+    CREATE TABLE lacking (key BLOB PRIMARY KEY) WITHOUT ROWID;  -- rows that were set aside
+    """,
 ]
 
 SETTINGS = """
@@ -52,6 +55,7 @@ SETTINGS = """
     PRAGMA temp_store = MEMORY;
     PRAGMA cache_size = -16384;
     PRAGMA busy_timeout = 5000;
+    PRAGMA wal_autocheckpoint = 4096;  -- pages of 4 KiB; `files.checkpoint` comes before, mostly
 """
 # synchronous = NORMAL: a power cut may take the last commits of one store; the log has them (synced
 # on a majority of servers) and the applied positions went back with them, in the same transaction.
@@ -66,3 +70,11 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
     for number, script in enumerate(SCRIPTS[version:], version + 1):
         connection.executescript(f"BEGIN; {script} PRAGMA user_version = {number}; COMMIT;")
+
+
+def read_small_tables(connection: sqlite3.Connection) -> None:
+    """Read what every start needs, so that damage in it is found while the store can be set
+    aside."""
+    for table in ("meta", "positions", "buckets", "lacking"):
+        connection.execute(f"SELECT * FROM {table}").fetchall()
+    connection.execute("SELECT key FROM records WHERE kind <> 'memory'").fetchall()

@@ -19,7 +19,7 @@ from rich.live import Live
 from memsync.cli.exits import OK
 from memsync.cli.output import Output, console, width
 from memsync.cli.session import CLUSTER, Session, with_session
-from memsync.cli.status_of_processes import Places, check_anybody, places_of
+from memsync.cli.status.processes import Places, check_anybody, places_of
 from memsync.cli.top import showing
 from memsync.cli.top.sample import Sample, compare
 from memsync.cli.top.watching import Reading, Watch

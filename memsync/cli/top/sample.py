@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from memsync.cli.status_of_bus import BusState, Stripe
-from memsync.cli.status_of_processes import Process
+from memsync.cli.status.bus import BusState, Stripe
+from memsync.cli.status.processes import Process
 from memsync.cli.top.counts import Counts, quantile, together
 from memsync.cli.top.watching import NO_COUNTS, Reading, Use
 

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from memsync.cli.output import STATES, Cell, fitting
-from memsync.cli.status import age
+from memsync.cli.status.command import age
 from memsync.cli.top.sample import Load, Operation, Sample
 
 PROCESS_COLUMNS = (

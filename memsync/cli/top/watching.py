@@ -12,8 +12,8 @@ from contextlib import AsyncExitStack
 import httpx
 import msgspec
 
-from memsync.cli.status_of_bus import Bus, BusState
-from memsync.cli.status_of_processes import Places, Process, ask_process, with_unseen
+from memsync.cli.status.bus import Bus, BusState
+from memsync.cli.status.processes import Places, Process, ask_process, with_unseen
 from memsync.cli.top.counts import Counts, parse
 from memsync.homes import Home
 from memsync.local import process_table

@@ -2,7 +2,18 @@
 answer.
 """
 
-from memsync.engine.recall.embedding import Embedding
-from memsync.engine.recall.pipeline import MeasuredIndex, Recall
+from memsync.engine.recall.breakers import Breakers
+from memsync.engine.recall.embedding import Embedding, Provider
+from memsync.engine.recall.explaining import Explanations
+from memsync.engine.recall.kept.results import Results
+from memsync.engine.recall.kept.shown import Shown
+from memsync.engine.recall.pipeline import Following, MeasuredIndex, Recall
+from memsync.engine.recall.reasoning import Reasoning
+from memsync.engine.recall.reembedding import Reembedding
+from memsync.engine.recall.report import said_of
+from memsync.engine.recall.uses import Uses
 
-__all__ = ["Embedding", "MeasuredIndex", "Recall"]
+__all__ = [
+    "Breakers", "Embedding", "Explanations", "Following", "MeasuredIndex", "Provider", "Reasoning",
+    "Recall", "Reembedding", "Results", "Shown", "Uses", "said_of",
+]  # fmt: skip

@@ -6,27 +6,38 @@ from collections.abc import Mapping, Sequence
 
 from memsync import limits
 from memsync.core import memories
+from memsync.core.recall import calibration
 from memsync.core.records import Record
+from memsync.engine.recall.kept.shown import Showing
 from memsync.ids import RecordKey, Scope
 from memsync.ports import Hit
 from memsync.wire import codec, replies
 
-COVERAGE_SHARE = 0.7  # of confidence, where there are vectors; cosine has the rest
+COVERAGE_SHARE = 0.7  # of support, where there are vectors; cosine has the rest
 FRAME_BYTES = 4_096  # of an answer, beside its memories and its context
 
 
 def recalled(
-    hits: Sequence[Hit], records: Mapping[RecordKey, Record], *, scope: Scope, now_ms: int
+    hits: Sequence[Hit], held: Mapping[RecordKey, Showing], *, scope: Scope, now_ms: int
 ) -> list[replies.RecalledMemory]:
     """The hits that are still visible, in their order."""
     found = []
     for hit in hits:
-        record = records.get(hit.key)
-        if record is None or record.scope != scope or not memories.is_visible(record, now_ms):
+        showing = held.get(hit.key)
+        if showing is None or showing.record.scope != scope:
             continue
-        fields = memories.view_fields(record)
-        found.append(replies.RecalledMemory(**fields, score=hit.score, scoring=hit.scoring))
+        if memories.is_visible(showing.record, now_ms):
+            memory = replies.RecalledMemory(**showing.fields, score=hit.score, scoring=hit.scoring)
+            found.append(memory)
     return found
+
+
+def shown(
+    held: Mapping[RecordKey, Showing], memories: Sequence[replies.RecalledMemory]
+) -> list[Record]:
+    """The records of the memories in an answer."""
+    by_id = {showing.fields["id"]: showing.record for showing in held.values()}
+    return [by_id[memory.id] for memory in memories]
 
 
 def within_bytes(
@@ -60,9 +71,18 @@ def context_of(found: Sequence[replies.RecalledMemory]) -> str:
 
 
 def confidence_of(hits: Sequence[Hit]) -> float:
+    """0..1: how probably one of the first memories holds what was asked. Raises `ValueError` where
+    that cannot be reckoned."""
+    if not hits:
+        return 0.0
+    scorings = [hit.scoring for hit in hits]
+    facts = calibration.facts_of(scorings, margin=hits[0].margin, by_named=hits[0].by_named)
+    return round(calibration.confidence_of(facts), 4)
+
+
+def support_of(hits: Sequence[Hit]) -> float:
     """0..1: how much of the question the best memories hold, by words (weighted by how telling
-    each is) and, where there are vectors, by meaning. Not a probability: nothing calibrates it yet.
-    """
+    each is) and, where there are vectors, by meaning. Instead of a probability."""
     return round(max((_support(hit.scoring) for hit in hits), default=0.0), 4)
 
 

@@ -1,13 +1,14 @@
 """Loading scopes into the hot index: once for all who wait, and on even when nobody waits any
-more.
+more. And building approximate search for those that are very large.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from memsync import limits
+from memsync import limits, tasks
 from memsync.clock import Clock
+from memsync.engine.recall import metrics
 from memsync.errors import Unavailable
 from memsync.ids import ScopeKey
 from memsync.ports import HotIndex, Store
@@ -29,6 +30,7 @@ class Loader:
         try:
             async with asyncio.TaskGroup() as group:
                 self._group = group
+                group.create_task(self._build(), name="build approximate search")
                 await self._warm()
                 await asyncio.Event().wait()
         finally:
@@ -48,6 +50,20 @@ class Loader:
             load = None if self._index.is_loaded(scope) else self._load_of(scope)
             if load is not None:
                 await asyncio.wait({load})
+
+    async def _build(self) -> None:
+        """Build approximate search for scopes that have grown large, one at a time."""
+        while tasks.is_going_on():
+            await tasks.pause(limits.COARSE_LOOK_S)
+            for scope in self._index.to_build():
+                try:
+                    await asyncio.to_thread(self._index.build, scope)
+                except Exception as error:  # noqa: BLE001 - a job: exact answers go on, tried again
+                    metrics.HOT_INDEX_BUILDS.labels("failed").inc()
+                    logger().error("scope.build_failed", error=type(error).__name__)
+                    await tasks.pause(limits.COARSE_RETRY_S)
+                else:
+                    metrics.HOT_INDEX_BUILDS.labels("built").inc()
 
     async def ensure(self, scope: ScopeKey, *, deadline_s: float) -> bool:
         """Whether the scope is loaded, having waited for it until `deadline_s` (steady clock)."""
@@ -76,10 +92,13 @@ class Loader:
 
     async def _load(self, scope: ScopeKey) -> None:
         self._index.begin_load(scope)
+        rows = 0
         try:
-            memories = await self._store.memories(scope)
-            # In a thread, for a large scope is seconds of work; the index takes its own lock.
-            await asyncio.to_thread(self._index.finish_load, scope, memories)
+            async for memories in self._store.memories(scope):
+                rows += len(memories)
+                await tasks.beside(self._index.extend_load, scope, memories, rows=len(memories))
+            # The index takes its own lock.
+            await tasks.beside(self._index.finish_load, scope, rows=rows)
         except asyncio.CancelledError:
             self._index.drop(scope)
             raise

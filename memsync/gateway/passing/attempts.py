@@ -7,13 +7,16 @@ retry one thing. What still runs when an answer is there is cancelled and waited
 What one peer says of a write that it did not do is the outcome only if no other attempt may have
 done it: a later attempt may be refused (for its rate, for a key that this peer has not heard of)
 although an earlier one is stored. So a write that is denied waits for the attempts beside it.
+
+An attempt may be lost for good, with the server or the cable that it went over; nobody will ever
+say so. So while something is not settled and time is left, those who have spoken are asked again,
+round after round: with one key, a later attempt settles what became of the earlier ones.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Literal, Protocol
 
 import msgspec
@@ -22,10 +25,15 @@ from memsync import errors
 from memsync.gateway import table
 from memsync.gateway.passing.routing import Attempt
 from memsync.ports import Answer
+from memsync.tasks import pause
 from memsync.wire import codec, context
 
 SEARCH = "search"  # the one component without which a recall has nothing to say
+REPLICATION = "replication"  # an answer that may be old
 MOVES_ON = frozenset({errors.Unavailable.code, errors.NoQuorum.code})
+PASSING = frozenset({errors.Unavailable.code, errors.NoStripeLeader.code})  # soon otherwise
+_DEGRADED_OVER_HTTP = context.DEGRADED.lower()
+AGAIN_S, AGAIN_S_MAX = 0.1, 1.0  # from the end of a round to the next, doubling
 
 
 class NotDeliveredError(Exception):
@@ -55,11 +63,14 @@ class Way(Protocol):
 
 
 class Result(msgspec.Struct, frozen=True):
-    """How an attempt ended. `refused`: nothing happened; `unknown`: something may have; `denied`: a
-    write did not happen by this attempt, and another peer would not do it either."""
+    """How an attempt ended. `lesser`: a read was answered, but another peer may know better;
+    `refused`: nothing happened; `unknown`: something may have; `denied`: a write did not happen by
+    this attempt, and another peer would not do it either. `code` is that of the error that was
+    answered, if one was."""
 
-    kind: Literal["final", "refused", "denied", "unknown"]
+    kind: Literal["final", "lesser", "refused", "denied", "unknown"]
     answer: Answer | None = None
+    code: str = ""
 
 
 class Outcome(msgspec.Struct):
@@ -86,6 +97,14 @@ class Observer(Protocol):
         """An attempt was still silent after `age_s`, when another one answered or time was up."""
         ...
 
+    def is_promising(self, attempt: Attempt) -> bool:
+        """Whether it is worth a try although there is an answer that may be old."""
+        ...
+
+    def again(self) -> None:
+        """Another round begins."""
+        ...
+
 
 def judge(operation: str, answer: Answer) -> Result:
     """Whether another peer might do better than this answer. A recall that could not search (its
@@ -94,32 +113,41 @@ def judge(operation: str, answer: Answer) -> Result:
         return _judge_read(operation, answer)
     if answer.status < 400:
         return Result("final", answer)
+    found = error_of(answer)
+    code = "" if found is None else found.code
     if answer.status < 500 or answer.status == errors.NotBuilt.http_status:
-        return Result("denied", answer)
+        return Result("denied", answer, code)
+    if found is None or not found.definite:
+        return Result("unknown", answer, code)
+    return Result("refused" if code in MOVES_ON else "denied", answer, code)
+
+
+def error_of(answer: Answer) -> errors.ErrorBody | None:
+    """What an error answer says; None for one that is not our peers'."""
     try:
-        found = codec.from_json(answer.body, errors.ErrorAnswer).error
+        return codec.from_json(answer.body, errors.ErrorAnswer).error
     except errors.MemsyncError:
-        return Result("unknown", answer)  # not one of our peers' answers
-    if not found.definite:
-        return Result("unknown", answer)
-    return Result("refused" if found.code in MOVES_ON else "denied", answer)
+        return None
 
 
 def _judge_read(operation: str, answer: Answer) -> Result:
-    if operation == table.RECALL and SEARCH in _degraded(answer):
+    lacking = degraded(answer)
+    if operation == table.RECALL and SEARCH in lacking:
         return Result("refused", answer)
+    if REPLICATION in lacking and answer.status < 500:
+        return Result("lesser", answer)
     is_final = answer.status < 500 or answer.status == errors.NotBuilt.http_status
     return Result("final" if is_final else "refused", answer)
 
 
-def _degraded(answer: Answer) -> list[str]:
-    name = context.DEGRADED.lower()
-    said = [value for header, value in answer.headers.items() if header.lower() == name]
-    return said[0].split(",") if said else []
+def degraded(answer: Answer) -> list[str]:
+    """The components that an answer says it lacks."""
+    said = answer.headers.get(context.DEGRADED) or answer.headers.get(_DEGRADED_OVER_HTTP)
+    return said.split(",") if said else []
 
 
 async def walk(
-    attempts: Sequence[Attempt],
+    plan: Callable[[], Iterable[Attempt]],
     ask: Callable[[Attempt], Awaitable[Result]],
     observer: Observer,
     *,
@@ -129,49 +157,115 @@ async def walk(
     """Go through the attempts until one has a final answer, or until `until_s` (the loop's time).
 
     The next one starts when the last one failed, or has been silent for `patience_s`. A peer that
-    refused or denied is not asked again another way. A denial is the answer once nothing else runs
-    and every attempt is known to have done nothing.
+    refused or denied is not asked again another way in the same round. A denial is the answer once
+    nothing else runs and every attempt is known to have done nothing. An answer that may be old is
+    given once each other promising peer had `patience_s` to give a better one. `plan` says at the
+    beginning of each round whom to ask; what is still silent is not asked a second time.
     """
     async with asyncio.TaskGroup() as group:
         running = _Running(group, ask, observer)
         try:
-            return await _walk(deque(attempts), running, patience_s=patience_s, until_s=until_s)
+            return await _Walk(running, patience_s, until_s).go(plan, observer)
         finally:
             running.cancel()
 
 
-async def _walk(
-    waiting: deque[Attempt], running: _Running, *, patience_s: float, until_s: float
-) -> Outcome:
-    outcome, denial = Outcome(), Outcome()
-    answered: set[str] = set()
-    now_s = asyncio.get_running_loop().time
-    start_at_s = 0.0
-    while now_s() < until_s:
-        if denial.answer is not None and outcome.is_definite and not running.tasks:
-            return denial
-        if waiting and (not running.tasks or now_s() >= start_at_s):
-            attempt = waiting.popleft()
-            if attempt.member not in answered:
-                running.start(attempt)
-                start_at_s = now_s() + patience_s
-            continue
-        if not running.tasks:
-            return outcome
-        wake_at_s = min(until_s, start_at_s) if waiting else until_s
-        for attempt, result in await running.wait(wake_at_s - now_s()):
-            if result.kind == "final":
-                return Outcome(result.answer, attempt.member)
-            if result.answer is not None:
-                outcome.refusal = result.answer
-                answered.add(attempt.member)
-            if result.kind == "denied":
-                denial = Outcome(result.answer, attempt.member)
+class _Walk:
+    """What is known of one request so far."""
+
+    def __init__(self, running: _Running, patience_s: float, until_s: float) -> None:
+        self._running = running
+        self._patience_s = patience_s
+        self._until_s = until_s
+        self._now_s = asyncio.get_running_loop().time
+        self._outcome, self._denial, self._lesser = Outcome(), Outcome(), Outcome()
+        self._better_until_s = 0.0  # so long a better answer than the lesser one is waited for
+        self._answered: set[str] = set()  # in this round
+        self._is_passing = False  # a peer said in this round that it may be otherwise soon
+
+    async def go(self, plan: Callable[[], Iterable[Attempt]], observer: Observer) -> Outcome:
+        """Round after round, until it is settled or time is up."""
+        pause_s = AGAIN_S
+        while True:
+            found = await self._round(plan()) or await self._rest(self._now_s() + pause_s)
+            if found is not None:
+                return found
+            if self._now_s() >= self._until_s:
+                self._outcome.is_definite &= not self._running.tasks
+                return self._outcome
+            pause_s = min(AGAIN_S_MAX, 2 * pause_s)
+            observer.again()
+
+    async def _round(self, attempts: Iterable[Attempt]) -> Outcome | None:
+        """Start one after the other; the outcome if there is one by the time that the last has had
+        its time."""
+        self._answered, self._is_passing = set(), False
+        for attempt in attempts:
+            if self._now_s() >= self._until_s:
+                return self._end()
+            if attempt.member in self._answered or self._running.has(attempt):
                 continue
-            start_at_s = 0.0
-            outcome.is_definite &= result.kind == "refused"
-    outcome.is_definite &= not running.tasks
-    return outcome
+            if self._lesser.answer is not None and not self._running.may_better(attempt):
+                continue
+            self._running.start(attempt)
+            if (found := await self._listen(self._now_s() + self._patience_s)) is not None:
+                return found
+        while self._lesser.answer is not None and self._running.is_promising():
+            if self._now_s() >= self._better_until_s:
+                break
+            if (found := await self._listen(self._better_until_s)) is not None:
+                return found
+        return self._end()
+
+    async def _rest(self, until_s: float) -> Outcome | None:
+        """Ask nobody until then; the outcome if there is one meanwhile."""
+        until_s = min(until_s, self._until_s)
+        while (left_s := until_s - self._now_s()) > 0:
+            if not self._running.tasks:
+                await pause(left_s)
+            elif (found := await self._listen(until_s) or self._end()) is not None:
+                return found
+        return None
+
+    async def _listen(self, until_s: float) -> Outcome | None:
+        """Hear the attempts until then, or until one failed; the outcome if there is one."""
+        until_s, has_failed = min(until_s, self._until_s), False
+        while self._running.tasks and not has_failed and self._now_s() < until_s:
+            for attempt, result in await self._running.wait(until_s - self._now_s()):
+                if result.kind == "final":
+                    return Outcome(result.answer, attempt.member)
+                has_failed |= self._note(attempt, result)
+                if result.kind == "lesser":
+                    until_s = min(self._until_s, self._better_until_s)
+        is_denied = self._denial.answer is not None and self._outcome.is_definite
+        return self._denial if is_denied and not self._running.tasks else None
+
+    def _note(self, attempt: Attempt, result: Result) -> bool:
+        """Remember what an attempt came to; whether the next one need not wait."""
+        if result.answer is not None:
+            self._answered.add(attempt.member)
+        if result.kind == "lesser":
+            if self._lesser.answer is None:
+                self._lesser = Outcome(result.answer, attempt.member)
+            patience_s = self._patience_s if self._running.is_promising() else 0.0
+            self._better_until_s = self._now_s() + patience_s
+            return False
+        self._outcome.refusal = result.answer or self._outcome.refusal
+        self._is_passing |= result.code in PASSING
+        if result.kind == "denied":
+            self._denial = Outcome(result.answer, attempt.member)
+            return False
+        self._outcome.is_definite &= result.kind == "refused"
+        return True
+
+    def _end(self) -> Outcome | None:
+        """The outcome if nothing runs and another round would not help, or if nothing better came
+        than an answer that may be old."""
+        if self._lesser.answer is not None:
+            return self._lesser
+        if self._running.tasks or (self._is_passing and not self._outcome.is_definite):
+            return None
+        return self._outcome
 
 
 class _Running:
@@ -188,11 +282,18 @@ class _Running:
         self._observer = observer
         self._now_s = asyncio.get_running_loop().time
         self.tasks: dict[asyncio.Task[Result], tuple[Attempt, float]] = {}
+        self._waiter: asyncio.Future[None] | None = None
 
     def start(self, attempt: Attempt) -> None:
+        """Begin an attempt."""
         self._observer.started(attempt, len(self.tasks))
         task = self._group.create_task(self._attempt(attempt))
+        task.add_done_callback(self._wake)
         self.tasks[task] = attempt, self._now_s()
+
+    def _wake(self, _: object = None) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def _attempt(self, attempt: Attempt) -> Result:
         try:
@@ -202,11 +303,32 @@ class _Running:
         except NoAnswerError:
             return Result("unknown")
 
+    def has(self, attempt: Attempt) -> bool:
+        """Whether this very attempt is still silent."""
+        return any(attempt == one for one, _ in self.tasks.values())
+
+    def may_better(self, attempt: Attempt) -> bool:
+        """Whether it is worth a try beside an answer that may be old: its peer is not being asked,
+        and promises something."""
+        known = {one.member for one, _ in self.tasks.values()}
+        return attempt.member not in known and self._observer.is_promising(attempt)
+
+    def is_promising(self) -> bool:
+        """Whether one that runs may still bring a better answer."""
+        return any(self._observer.is_promising(attempt) for attempt, _ in self.tasks.values())
+
     async def wait(self, timeout_s: float) -> list[tuple[Attempt, Result]]:
         """What ended within the time, if anything did."""
-        done, _ = await asyncio.wait(
-            self.tasks, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED
-        )
+        if not any(task.done() for task in self.tasks):
+            loop = asyncio.get_running_loop()
+            self._waiter = loop.create_future()
+            alarm = loop.call_later(max(0.0, timeout_s), self._wake)
+            try:
+                await self._waiter
+            finally:
+                alarm.cancel()
+                self._waiter = None
+        done = [task for task in self.tasks if task.done()]
         ended = [(self.tasks.pop(task)[0], task.result()) for task in done]
         for attempt, result in ended:
             self._observer.ended(attempt, result)

@@ -1,29 +1,50 @@
 """The gateway's backend: fixes what a write must keep over its attempts, and asks the peers.
 
 A write is given its operation key and ids once; so it has one effect however many peers are asked.
-A recall always gets an answer: when no peer has one, an empty list that says what was missing.
-Nothing is kept here between requests but what was learnt about peers.
+A recall always gets an answer within its budget: when no peer has one, the last good answer, or an
+empty list; both say what was missing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import msgspec
 
 from memsync import errors, limits
 from memsync.client.patience import RecallTimes
 from memsync.gateway import metrics, table
 from memsync.gateway.exchange import error_to_answer
-from memsync.gateway.passing.attempts import Outcome, Result, Way, judge, walk
+from memsync.gateway.passing import question
+from memsync.gateway.passing.attempts import (
+    Outcome,
+    Result,
+    Way,
+    degraded,
+    error_of,
+    judge,
+    walk,
+)
 from memsync.gateway.passing.leased_ids import Ids
+from memsync.gateway.passing.members import Members
+from memsync.gateway.passing.question import Named
 from memsync.gateway.passing.routing import Attempt, Suspects, plan, rendezvous
 from memsync.gateway.passing.watch import PeerWatch
+from memsync.gateway.passing.without_peers import LastAnswers, empty_recall
 from memsync.ports import Answer
-from memsync.wire import codec, context, replies, requests
+from memsync.tasks import pause
+from memsync.telemetry import logger
+from memsync.wire import context
 
-RECALL_S_MAX = 2.0  # no recall waits longer for peers: the budget of the highest tier
+RESERVE_SHARE = 0.06  # of a recall's budget: to answer from what is kept, and send it
+TRAVEL_S = 0.01  # a peer's answer at its own deadline is to be here in time
+ATTEMPTS_PLANNED = 5  # so many attempts at silent peers have room in a recall's budget
 RETRY_AFTER_S = 1.0
+AGAIN_S_MAX = 2.0  # so long is a write offered again that every peer refused for the moment
+AGAIN_PAUSE_S = 0.1
+TRAIL_MAX = 20  # attempts that are remembered of a request, the last ones
 
 
 class PeerBackend:
@@ -38,7 +59,9 @@ class PeerBackend:
         http: Way,
         ids: Ids,
         watch: PeerWatch,
+        members: Members,
         suspects: Suspects,
+        last_answers: LastAnswers,
         *,
         is_stopping: Callable[[], bool],
     ) -> None:
@@ -47,8 +70,10 @@ class PeerBackend:
         self._ways = {way.name: way for way in (*buses, http)}
         self._ids = ids
         self._watch = watch
-        self._members = sorted(watch.states)
+        self._members = members
         self._suspects = suspects
+        self._slow_ways = Suspects()
+        self._last_answers = last_answers
         self._is_stopping = is_stopping
         self._times = RecallTimes()
         self._in_flight = 0
@@ -86,26 +111,65 @@ class PeerBackend:
             metrics.IN_FLIGHT.dec()
 
     async def _pass_on(self, operation: str, headers: Mapping[str, str], body: bytes) -> Answer:
-        started_s = asyncio.get_running_loop().time()
         passed = dict(headers)
         passed.pop(context.OPERATION_KEY, None)  # ours to fix
         passed.pop(context.IDS, None)
         asked = context.read_context(passed)
         if asked.api_key is None:
             raise errors.MissingApiKey("send an API key as X-API-Key or as a bearer token")
-        if operation not in table.READS:
-            await self._fix(operation, asked, passed)
-        pass_on = _PassingOn(operation, passed, body, self._ways, self._suspects)
-        outcome = await self._walk(pass_on, asked, started_s)
-        if outcome.answer is not None:
-            if operation == table.RECALL:
-                self._times.note(asyncio.get_running_loop().time() - started_s)
-            return outcome.answer
+        named = question.read(body)
         if operation == table.RECALL:
-            if outcome.refusal is not None and outcome.refusal.status == 200:
-                return outcome.refusal
-            return empty_recall(asked.request_id, body, (pass_on.now_s() - started_s) * 1000)
-        return _unanswered(operation, asked.request_id, outcome)
+            return await self._recall(_Request(operation, asked, named, passed, body))
+        request = _Request(operation, asked, named, passed, body)
+        if operation in table.READS:
+            return await self._settle(request)
+        await self._fix(operation, asked, passed)
+        self._last_answers.written(operation, asked, named)
+        try:
+            return await self._settle(request)
+        finally:  # what was asked meanwhile may be from before
+            self._last_answers.written(operation, asked, named)
+
+    async def _recall(self, request: _Request) -> Answer:
+        """A recall's answer, inside its budget and its caller's deadline."""
+        loop, last = asyncio.get_running_loop(), self._last_answers
+        started_s = loop.time()
+        deadline_s = min(request.asked.deadline_s, request.named.budget_s)
+        kept = last.asked(request.asked, request.named, request.body)
+        patience_s = self._times.patience_s()
+        share = ATTEMPTS_PLANNED if self._times.may_hedge() else 2
+        pass_on = self._passing_on(request, started_s, deadline_s * (1 - RESERVE_SHARE))
+        pass_on.on_hedge = self._times.spend
+        outcome = await self._walk(pass_on, min(patience_s, deadline_s / share))
+        elapsed_s = loop.time() - started_s
+        if outcome.answer is not None:
+            self._times.note(elapsed_s)
+            last.note(kept, outcome.answer, degraded(outcome.answer), outcome.member)
+            return outcome.answer
+        if outcome.refusal is not None and outcome.refusal.status == 200:
+            return outcome.refusal
+        elapsed_ms = elapsed_s * 1000
+        found = last.last(kept, elapsed_ms=elapsed_ms)
+        return found or empty_recall(request.asked.request_id, request.body, elapsed_ms)
+
+    async def _settle(self, request: _Request) -> Answer:
+        """The answer to anything else than a recall."""
+        deadline_s = request.asked.deadline_s
+        started_s = asyncio.get_running_loop().time()
+        pass_on = self._passing_on(request, started_s, deadline_s)
+        patience_s = min(limits.ATTEMPT_TIMEOUT_S, deadline_s / 3)
+        outcome = await self._walk(pass_on, patience_s)
+        while (
+            _is_worth_another(request.operation, outcome)
+            and pass_on.now_s() < started_s + AGAIN_S_MAX
+        ):
+            await pause(AGAIN_PAUSE_S)
+            outcome = await self._walk(pass_on, patience_s)
+        if outcome.answer is not None:
+            return outcome.answer
+        if request.operation not in table.READS and not outcome.is_definite:
+            pass_on.report()
+        return _unanswered(request.operation, request.asked.request_id, outcome)
 
     async def _fix(self, operation: str, asked: context.Context, passed: dict[str, str]) -> None:
         """Put what every attempt of a write must share into its headers."""
@@ -115,26 +179,37 @@ class PeerBackend:
         if count is not None and (taken := await self._ids.take(count)) is not None:
             passed[context.IDS] = f"{taken[0]}-{taken[1]}"
 
-    async def _walk(self, pass_on: _PassingOn, asked: context.Context, started_s: float) -> Outcome:
-        order = rendezvous(
-            self._members, asked.api_key or "", asked.project or "", asked.end_user or ""
+    def _passing_on(self, request: _Request, started_s: float, within_s: float) -> _PassingOn:
+        return _PassingOn(
+            request, self._ways, self._suspects, self._slow_ways, until_s=started_s + within_s
         )
-        order = self._suspects.order(order, started_s)
-        attempts = plan(order, [way.name for way in self._buses if way.is_open()], self._http.name)
-        deadline_s = asked.deadline_s
-        patience_s = limits.ATTEMPT_TIMEOUT_S
-        if pass_on.operation == table.RECALL:
-            deadline_s = min(deadline_s, RECALL_S_MAX)
-            patience_s = self._times.patience_s()
-            pass_on.on_hedge = self._times.spend
-        pass_on.until_s = started_s + deadline_s
+
+    async def _walk(self, pass_on: _PassingOn, patience_s: float) -> Outcome:
+        asked, named, now_s = pass_on.request.asked, pass_on.request.named, pass_on.now_s
+        end_user = named.end_user if named.end_user is not None else asked.end_user
+        parts = asked.api_key or "", asked.project or "", end_user or ""
+
+        def attempts() -> Iterator[Attempt]:
+            buses = [way.name for way in self._buses if way.is_open()]
+            return plan(
+                self._suspects.order(rendezvous(self._members.names(), *parts), now_s()),
+                self._slow_ways.order(buses, now_s()),
+                self._http.name,
+            )
+
         return await walk(
-            attempts,
-            pass_on.ask,
-            pass_on,
-            patience_s=min(patience_s, deadline_s / 3),
-            until_s=pass_on.until_s,
+            attempts, pass_on.ask, pass_on, patience_s=patience_s, until_s=pass_on.until_s
         )
+
+
+class _Request(msgspec.Struct, frozen=True):
+    """A request as it goes to every peer. `headers` are complete when the first one is asked."""
+
+    operation: str
+    asked: context.Context
+    named: Named
+    headers: dict[str, str]
+    body: bytes
 
 
 class _PassingOn:
@@ -142,28 +217,34 @@ class _PassingOn:
 
     def __init__(
         self,
-        operation: str,
-        headers: dict[str, str],
-        body: bytes,
+        request: _Request,
         ways: Mapping[str, Way],
         suspects: Suspects,
+        slow_ways: Suspects,
+        *,
+        until_s: float,
     ) -> None:
-        self.operation = operation
+        self.request = request
         self.now_s = asyncio.get_running_loop().time
-        self.until_s = 0.0
+        self.until_s = until_s
         self.on_hedge: Callable[[], None] | None = None
-        self._headers = headers
-        self._body = body
         self._ways = ways
         self._suspects = suspects
+        self._slow_ways = slow_ways
+        self._began_s = self.now_s()
+        self._trail: deque[str] = deque(maxlen=TRAIL_MAX)
 
     async def ask(self, attempt: Attempt) -> Result:
         """One attempt, with what is left of the caller's time."""
+        request = self.request
         left_s = max(0.001, self.until_s - self.now_s())
-        headers = {**self._headers, context.DEADLINE_MS: str(max(1, int(left_s * 1000)))}
         way = self._ways[attempt.way]
-        answer = await way.ask(attempt.member, self.operation, headers, self._body, left_s)
-        return judge(self.operation, answer)
+        answers_s = left_s
+        if request.operation == table.RECALL:
+            answers_s -= min(TRAVEL_S, left_s * RESERVE_SHARE)  # its answer is to come in time
+        headers = {**request.headers, context.DEADLINE_MS: str(max(1, int(answers_s * 1000)))}
+        answer = await way.ask(attempt.member, request.operation, headers, request.body, left_s)
+        return judge(request.operation, answer)
 
     def started(self, attempt: Attempt, beside: int) -> None:
         """An attempt beside a silent one is a hedge."""
@@ -172,20 +253,59 @@ class _PassingOn:
             self.on_hedge()
 
     def ended(self, attempt: Attempt, result: Result) -> None:
-        """Learn from an attempt: any answer shows that the peer lives."""
-        metrics.ATTEMPTS.labels(attempt.way, result.kind).inc()
-        if result.answer is not None:
-            self._suspects.answered(attempt.member)
-        else:
+        """Learn from an attempt: any answer shows that the peer lives, and the way to it."""
+        metrics.attempts(attempt.way, result.kind).inc()
+        self._note(attempt, result.code or result.kind)
+        if result.answer is None:
             self._suspects.failed(attempt.member, self.now_s())
+            return
+        self._suspects.answered(attempt.member)
+        self._slow_ways.answered(attempt.way)
+        if result.kind == "final":
+            self._suspects.sure(attempt.member)
+        elif result.kind == "lesser" and not self.request.asked.min_positions:
+            self._suspects.tagged(attempt.member, self.now_s())
 
     def overtaken(self, attempt: Attempt, age_s: float) -> None:
         """Learn from an attempt that kept silent."""
-        metrics.ATTEMPTS.labels(attempt.way, "overtaken").inc()
-        if age_s >= limits.ATTEMPT_TIMEOUT_S:
-            self._suspects.failed(attempt.member, self.now_s())
-        else:
-            self._suspects.overtaken(attempt.member, self.now_s())
+        metrics.attempts(attempt.way, "overtaken").inc()
+        self._note(attempt, f"silent for {age_s:.1f} s")
+        for found, name in ((self._suspects, attempt.member), (self._slow_ways, attempt.way)):
+            if age_s >= limits.ATTEMPT_TIMEOUT_S:
+                found.failed(name, self.now_s())
+            else:
+                found.overtaken(name, self.now_s())
+
+    def is_promising(self, attempt: Attempt) -> bool:
+        """Whether the peer neither failed lately nor was unsure itself."""
+        return self._suspects.is_promising(attempt.member, self.now_s())
+
+    def again(self) -> None:
+        """Some attempt is not settled, and those that spoke are asked once more."""
+        metrics.ROUNDS.inc()
+
+    def _note(self, attempt: Attempt, what: str) -> None:
+        at_s = self.now_s() - self._began_s
+        self._trail.append(f"{at_s:.1f} s: {attempt.way} {attempt.member} {what}")
+
+    def report(self) -> None:
+        """The write is answered as unknown: say what each attempt came to."""
+        logger().warning(
+            "write.left_unknown",
+            operation=self.request.operation,
+            request_id=self.request.asked.request_id,
+            attempts=list(self._trail),
+        )
+
+
+def _is_worth_another(operation: str, outcome: Outcome) -> bool:
+    """Whether a write that all peers refused for certain may be taken in a moment: while leases are
+    renewed after a server died, nobody may know for some hundred milliseconds that it is fresh. A
+    missing quorum does not come back so fast, and is said at once."""
+    if operation in table.READS or outcome.refusal is None or not outcome.is_definite:
+        return False
+    found = error_of(outcome.refusal)
+    return found is not None and found.code == errors.Unavailable.code
 
 
 def _unanswered(operation: str, request_id: str, outcome: Outcome) -> Answer:
@@ -203,29 +323,3 @@ def _unanswered(operation: str, request_id: str, outcome: Outcome) -> Answer:
             "no peer could be reached; nothing was changed", retry_after_s=RETRY_AFTER_S
         )
     return error_to_answer(error, request_id)
-
-
-def empty_recall(request_id: str, body: bytes, elapsed_ms: float) -> Answer:
-    """The answer to a question that no peer answered: the usual shape, empty, and tagged."""
-    try:
-        asked = codec.from_json(body, requests.QueryRequest)
-        requests.check(requests.query_problems(asked))
-    except errors.MemsyncError as error:
-        return error_to_answer(error, request_id)
-    metrics.DEGRADED.inc()
-    target_ms = limits.RECALL_BUDGET_MS[asked.computation_tier]
-    answer = replies.QueryAnswer(
-        memories=[],
-        context="",
-        confidence=0.0,
-        latency_ms=round(elapsed_ms, 2),
-        session_id=asked.session_id,
-        query_intent="factual",
-        query_id="q_" + secrets.token_hex(8),
-        degraded=True,
-        degraded_components=["search", "replication"],
-        freshness=replies.Freshness(source="cache", age_ms=0.0),
-        sla_target_ms=target_ms,
-        sla_met=elapsed_ms <= target_ms,
-    )
-    return Answer(200, {}, codec.to_json(answer))

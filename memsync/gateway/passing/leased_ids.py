@@ -7,18 +7,18 @@ hold a write up or fail it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import msgspec
 from nats.aio.client import Client
 
+from memsync.adapters.jetstream import marks
 from memsync.adapters.jetstream.id_blocks import IdBlocks
-from memsync.adapters.jetstream.marks import JetStreamMarks
 from memsync.errors import Unavailable
+from memsync.gateway.passing.members import Members
 from memsync.telemetry import describe, logger
 from memsync.wire import codec
-from memsync.wire.members import Watermark
+from memsync.wire.members import Roster
 from memsync.wire.subjects import CellName
 
 TAKE_TIMEOUT_S = 0.2
@@ -36,9 +36,9 @@ class Ids(Protocol):
 class LeasedIds:
     """Ids from blocks leased over a connection to the bus, while there is one."""
 
-    def __init__(self, cell: CellName, members: Sequence[str], space: int) -> None:
+    def __init__(self, cell: CellName, members: Members, space: int) -> None:
         self._cell = cell
-        self._members = frozenset(members)
+        self._members = members
         self._space = space
         self._blocks: IdBlocks | None = None
         self._again_at_s = 0.0
@@ -59,7 +59,7 @@ class LeasedIds:
     async def run(self, client: Client) -> None:
         """Lease blocks over a connection, ahead of need; ends when it is cancelled."""
         heard = HighestHeard(self._members)
-        await JetStreamMarks(client, self._cell, "").listen(heard.take)
+        await marks.subscribe(client, self._cell.roster("*"), heard.take)
         blocks = IdBlocks(client, self._space, heard.highest)
         await heard.wait_majority()
         self._blocks = blocks
@@ -70,26 +70,29 @@ class LeasedIds:
 
 
 class HighestHeard:
-    """The highest id block that the peers have seen, as their watermarks tell it.
+    """The highest id block that the peers have seen, as they tell it with their rosters.
 
-    A majority must have been heard: a block that was used is known to one of them.
+    A majority must have been heard: a block that was used is known to one of them. Who the members
+    are is heard here, too.
     """
 
-    def __init__(self, members: Collection[str]) -> None:
+    def __init__(self, members: Members) -> None:
         self._members = members
         self._heard: dict[str, int] = {}
         self._has_majority = asyncio.Event()
 
     def take(self, data: bytes) -> None:
-        """Hear a watermark. One that cannot be read is of another version and says nothing here."""
+        """Hear what a process announced. What cannot be read is of another version."""
         try:
-            mark = codec.unpack(data, Watermark)
+            told = codec.decode_told(data)
         except msgspec.DecodeError:
             return
-        if mark.member in self._members:
-            known = self._heard.get(mark.member, 0)
-            self._heard[mark.member] = max(known, mark.highest_block)
-        if 2 * len(self._heard) > len(self._members):
+        self._members.hear(told)
+        names = self._members.names()
+        if isinstance(told, Roster) and told.member in names:
+            known = self._heard.get(told.member, 0)
+            self._heard[told.member] = max(known, told.highest_block)
+        if 2 * len(self._heard.keys() & set(names)) > len(names):
             self._has_majority.set()
 
     async def wait_majority(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import httpx
@@ -15,18 +16,23 @@ from nats.aio.client import Client
 
 from memsync import limits
 from memsync.adapters.jetstream import connection
+from memsync.adapters.jetstream.bus_client import BusClient
 from memsync.config import NatsSettings
 from memsync.errors import Unavailable
 from memsync.gateway import table
 from memsync.gateway.passing.attempts import NoAnswerError, NotDeliveredError
 from memsync.ports import Answer
-from memsync.tasks import is_going_on
+from memsync.tasks import is_going_on, pause
 from memsync.telemetry import describe, logger
 from memsync.wire import context
 from memsync.wire.subjects import CellName
 
 CONNECT_AGAIN_S = 0.5
 HTTP_CONNECT_TIMEOUT_S = 0.25
+APART_S_FIRST = 1.0
+APART_S_MAX = 64.0
+LEAVE_S_MAX = 1.0
+LEAVE_LOOK_S = 0.02
 _PASSED_BACK = ("memsync-", "x-ratelimit-", "retry-after", "idempotency-replayed")
 _NOT_SENT = (
     nats.errors.NoRespondersError,
@@ -38,7 +44,8 @@ _NOT_SENT = (
 
 
 class BusWay:
-    """Request-reply over one connection to the bus, kept up in the background by `run`."""
+    """Request-reply over one connection to the bus, kept up in the background by `run`. Who waits
+    for an answer over a connection that breaks is told at once."""
 
     def __init__(
         self, name: str, cell: CellName, settings: NatsSettings, servers: Sequence[str]
@@ -48,6 +55,7 @@ class BusWay:
         self._settings = settings
         self._servers = list(servers)
         self._client: Client | None = None
+        self._asking = 0
 
     def is_open(self) -> bool:
         """Whether the connection is up."""
@@ -61,26 +69,53 @@ class BusWay:
         if client is None:
             raise NotDeliveredError("no connection to the bus")
         subject = self._cell.peer(member, operation)
+        self._asking += 1
         try:
             message = await client.request(subject, body, timeout=timeout_s, headers=headers)
         except _NOT_SENT as error:
             raise NotDeliveredError(type(error).__name__) from error
         except (nats.errors.Error, OSError, TimeoutError) as error:
             raise NoAnswerError(type(error).__name__) from error
+        finally:
+            self._asking -= 1
         return _answer(message.headers or {}, message.data)
+
+    def has_choice(self) -> bool:
+        """Whether there is more than one server to go through."""
+        return len(set(self._servers)) > 1
+
+    def server(self) -> str | None:
+        """The id of the server that it goes through; None while there is none."""
+        return None if self._client is None else connection.server_of(self._client)
+
+    async def leave(self) -> None:
+        """Go on through the next server of the list, without losing what is asked right now."""
+        client, self._client = self._client, None  # no new requests
+        if client is None:
+            return
+        self._servers.append(self._servers.pop(0))
+        until_s = asyncio.get_running_loop().time() + LEAVE_S_MAX
+        while self._asking and asyncio.get_running_loop().time() < until_s:
+            await pause(LEAVE_LOOK_S)
+        await connection.close(client)  # `run` makes the next one
 
     async def run(
         self, client_name: str, beside: Callable[[Client], Coroutine[Any, Any, None]]
     ) -> None:
         """Keep a connection for ever, and run `beside` with each; ends when cancelled."""
         while is_going_on():
+            client = BusClient()
             try:
-                client = await connection.connect(
-                    self._settings, client_name, servers=self._servers
+                await connection.connect(
+                    self._settings,
+                    client_name,
+                    client=client,
+                    servers=self._servers,
+                    disconnected=partial(connection.give_up_waiting, client),
                 )
             except Unavailable as error:
                 logger().warning("bus.not_reached", way=self.name, **describe(error))
-                await asyncio.sleep(CONNECT_AGAIN_S)
+                await pause(CONNECT_AGAIN_S)
                 continue
             self._client = client
             logger().info("bus.connected", way=self.name, server=_address(client))
@@ -100,8 +135,21 @@ def _address(client: Client) -> str:
     return f"{url.hostname}:{url.port}" if url is not None else "unknown"
 
 
-async def nothing_beside(client: Client) -> None:
-    """For a connection that only carries requests."""
+async def keep_apart(first: BusWay, second: BusWay) -> None:
+    """Move the second way to another server whenever both go through the same one, as they do after
+    a server died: a server that freezes must not take both. Ends when cancelled.
+
+    Where no other server takes it, it tries again after a pause that doubles."""
+    pause_s = APART_S_FIRST
+    while is_going_on() and second.has_choice():
+        await pause(pause_s)
+        server = first.server()
+        if server is None or server != second.server():
+            pause_s = APART_S_FIRST
+            continue
+        logger().info("bus.left_server", way=second.name, again_s=2 * pause_s)
+        await second.leave()
+        pause_s = min(APART_S_MAX, 2 * pause_s)
 
 
 class HttpWay:
@@ -121,6 +169,8 @@ class HttpWay:
         self, member: str, operation: str, headers: dict[str, str], body: bytes, timeout_s: float
     ) -> Answer:
         """A peer's answer over its own port."""
+        if member not in self._urls:
+            raise NotDeliveredError(f"the settings have no address of {member}")
         url = self._urls[member] + table.PASSING_PATH.format(operation=operation)
         raw = [(name.encode(), value.encode()) for name, value in headers.items()]
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, HTTP_CONNECT_TIMEOUT_S))

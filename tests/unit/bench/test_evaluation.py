@@ -35,6 +35,12 @@ def test_other_turns_are_of_another_user(tmp_path: Path) -> None:
     assert before[1] == after[1]
 
 
+def test_what_lacks_a_vector_is_read_from_metrics() -> None:
+    text = "# TYPE memsync_memories_to_embed gauge\nmemsync_memories_to_embed 12.0\nother 3.0\n"
+    assert questioning.unembedded_in(text) == 12
+    assert questioning.unembedded_in("other 3.0\n") == 0
+
+
 def test_the_chart_is_a_picture(tmp_path: Path) -> None:
     rows = [Row("temporal", 2, {5: 0.5, 10: 1.0}, 0.4), Row("overall", 2, {5: 0.5, 10: 1.0}, 0.4)]
     path = tmp_path / "chart.png"

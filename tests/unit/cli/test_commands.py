@@ -37,7 +37,24 @@ def test_version_and_help(shell: Shell) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["add", "recall", "get", "update", "forget", "list", "import", "status", "init", "keys create"],
+    [
+        "add",
+        "recall",
+        "get",
+        "update",
+        "forget",
+        "list",
+        "relate",
+        "feedback",
+        "graph",
+        "explain",
+        "import",
+        "status",
+        "init",
+        "keys create",
+        "org show",
+        "org set",
+    ],
 )
 def test_every_command_has_help_and_json(shell: Shell, command: str) -> None:
     ended = shell(*command.split(), "--help")
@@ -64,6 +81,48 @@ def test_add_prints_the_id_and_sends_what_was_said(shell: Shell, backend: Cluste
     assert headers["X-Project-ID"] == "web"
     assert headers["X-API-Key"] == KEY
     assert headers["X-End-User-ID"] == USER
+
+
+def test_relate_and_feedback(shell: Shell, backend: ClusterBackend) -> None:
+    one, other = [shell("add", text).out.strip() for text in ("tea", "more of tea")]
+    made = shell("relate", other, "detail_of", one, "--confidence", "0.5", "--metadata", '{"n": 1}')
+    assert (made.code, made.out, made.err) == (0, f"{backend.relations[0].id}\n", "")
+    assert sent(backend) == {
+        "to_memory_id": int(one), "relationship_type": "detail_of", "confidence": 0.5,
+        "metadata": {"n": 1}, "end_user_id": USER,
+    } | {"memory_id": int(other)}  # fmt: skip
+    judged = shell("feedback", one, "ignored", "--comment", "old", "--idempotency-key", "k")
+    assert (judged.code, judged.out) == (0, "0.5\n")
+    assert sent(backend)["comment"] == "old"
+    assert backend.calls[-1].headers["Idempotency-Key"] == "k"
+    assert json.loads(shell("feedback", one, "positive", "--json").out)["signal"] == "positive"
+    assert json.loads(shell("relate", one, "similar", other, "--json").out)["from_memory_id"] == 1
+    calls = len(backend.calls)
+    for arguments in [("relate", one, "hates", other), ("feedback", one, "meh"), ("relate", one)]:
+        assert shell(*arguments).code == 2
+    assert len(backend.calls) == calls
+    assert shell("relate", one, "similar", "99").code == 1
+
+
+def test_graph_lists_relations(shell: Shell, backend: ClusterBackend) -> None:
+    one, other = [shell("add", text).out.strip() for text in ("tea", "more of tea")]
+    assert (shell("graph").out, shell("graph").code) == ("", 0)
+    shell("relate", other, "detail_of", one, "--confidence", "0.5")
+    assert shell("graph").out == f"{other}\tdetail_of\t{one}\t0.5\n"
+    whole = json.loads(shell("graph", one, "--depth", "1", "--limit", "7", "--json").out)
+    assert [node["text"] for node in whole["nodes"]] == ["tea", "more of tea"]
+    assert sent(backend) == {
+        "memory_id": int(one), "depth": 1, "limit": 7, "end_user_id": USER
+    }  # fmt: skip
+    assert shell("graph", one, "--depth", "4").code == 2
+
+
+def test_explain_shows_the_parts_of_each_score(shell: Shell, backend: ClusterBackend) -> None:
+    shell("add", "tea")
+    assert shell("explain", "q_1").out == "1\t0.500\t0.4\n"
+    assert sent(backend) == {"query_id": "q_1", "end_user_id": USER}
+    assert json.loads(shell("explain", "q_1", "--json").out)["member"] == "peer-1"
+    assert shell("explain", "q/2").code == 1
 
 
 @pytest.mark.parametrize("arguments", [["add"], ["add", "-"]])
@@ -105,10 +164,13 @@ def test_add_says_why_nothing_new_was_stored(shell: Shell, backend: ClusterBacke
 
 def test_recall_shows_score_time_id_and_text(shell: Shell, backend: ClusterBackend) -> None:
     shell("add", "green tea")
-    ended = shell("recall", "which tea", "-k", "3", "--tag", "x", "--since", "2026-01-01")
+    ended = shell(
+        "recall", "which tea", "-k", "3", "--tag", "x", "--since", "2026-01-01",
+        "--now", "2026-02-02",
+    )  # fmt: skip
     assert ended.out == "1.000\t2026-01-01T00:00:00.000+00:00\t1\tgreen tea\n"
     assert sent(backend) == {
-        "query": "which tea", "k": 3, "end_user_id": USER,
+        "query": "which tea", "k": 3, "end_user_id": USER, "now": "2026-02-02",
         "filters": {"tags": ["x"], "since": "2026-01-01"},
     }  # fmt: skip
     assert shell("recall", "which tea", "--json").document["memories"][0]["id"] == 1
@@ -297,3 +359,16 @@ def test_an_answer_of_somebody_else_is_no_cluster(shell: Shell, backend: Cluster
         ended = shell("list")
         assert ended.code == 3
         assert "memsync API" in ended.err
+
+
+def test_the_default_ack_is_shown_and_set(shell: Shell, backend: ClusterBackend) -> None:
+    assert "Ack\tquorum\n" in shell("org", "show").out
+    assert "Ack\tall\n" in shell("org", "set", "--ack", "all").out
+    assert sent(backend) == {"ack": "all"}
+    assert json.loads(shell("org", "show", "--json").out)["ack"] == "all"
+    ended = shell("org", "set")
+    assert (ended.code, ended.err) == (
+        2,
+        "memsync: nothing to set: give --ack quorum or --ack all\n",
+    )
+    assert "'log' is not one of quorum, all" in shell("org", "set", "--ack", "log").err

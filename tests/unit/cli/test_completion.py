@@ -74,7 +74,7 @@ def test_a_script_is_installed_for_this_user(shell: str, file: str, tmp_path: Pa
     ("words", "offered"),
     [
         (("to",), ["top"]),
-        (("re",), ["recall"]),
+        (("re",), ["recall", "relate"]),
         (("keys", ""), ["create", "list", "revoke"]),
         (("top", "--int"), ["--interval"]),
         (("import", "--form"), ["--format"]),

@@ -11,9 +11,9 @@ from rich.console import Console
 from memsync import __version__
 from memsync.cli.exits import UsageProblem
 from memsync.cli.output import fitting
-from memsync.cli.status import age
-from memsync.cli.status_of_bus import BusState, Stripe
-from memsync.cli.status_of_processes import (
+from memsync.cli.status.bus import BusState, Stripe
+from memsync.cli.status.command import age, with_members
+from memsync.cli.status.processes import (
     Places,
     Process,
     check_anybody,
@@ -142,3 +142,23 @@ def test_a_home_stands_only_for_its_own_cluster(tmp_path: Path) -> None:
     assert (other.home, other.peers, other.gateways) == (None, {}, [])
     with pytest.raises(UsageProblem, match="give --url"):
         places_of(find(environment, servers="nats://127.0.0.1:4999"))
+
+
+def test_the_members_are_those_that_the_cell_tells() -> None:
+    found = [
+        Process(name="peer-1", url="u", state="ready"),
+        Process(name="peer-2", url="u", state="unreachable", failed={"http": "ConnectError"}),
+        Process(name="peer-3", url="u", state="unreachable", failed={"http": "ConnectError"}),
+        Process(name="peer-6", url="u", state="not ready", failed={"membership": "failed"}),
+    ]
+    assert with_members(found, BusState()) == found
+    members = ["peer-1", "peer-3", "peer-4", "peer-5"]
+    shown = with_members(found, BusState(members=members, positions={"peer-4": []}))
+    assert {one.name: one.state for one in shown} == {
+        "peer-1": "ready",
+        "peer-2": "no member",
+        "peer-3": "unreachable",
+        "peer-4": "alive",
+        "peer-5": "silent",
+        "peer-6": "not ready",
+    }

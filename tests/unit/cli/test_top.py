@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
 from rich.console import Console
 
-from memsync.cli.status_of_bus import BusState, Stripe
-from memsync.cli.status_of_processes import Process
+from memsync.cli.status.bus import BusState, Stripe
+from memsync.cli.status.processes import Process
 from memsync.cli.top import showing
 from memsync.cli.top.counts import Counts, parse, quantile, together
 from memsync.cli.top.sample import Sample, compare

@@ -33,8 +33,6 @@ def backend() -> ClusterBackend:
 @pytest.fixture
 def url(backend: ClusterBackend) -> Iterator[str]:
     """Its address. It writes no log."""
-    before = structlog.get_config()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with serving(backend) as address:
         yield address
-    structlog.configure(**before)

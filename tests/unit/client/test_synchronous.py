@@ -43,6 +43,13 @@ def test_every_method_is_there(url: str, backend: ClusterBackend) -> None:
         assert memory.update(made.id, tags=["t"]).tags == ["t"]
         assert [one.id for one in memory.query("tea").memories] == [made.id]
         assert memory.list().total == 2
+        bulk: Any = memory.list().items[0]
+        related = memory.relate(made.id, bulk.id, "similar", confidence=0.5)
+        assert (related.from_memory_id, related.confidence) == (made.id, 0.5)
+        drawn = memory.graph(made.id, depth=1)
+        assert (len(drawn.nodes), drawn.edges) == (2, [related])
+        assert memory.explanation("q_1").candidates[0].memory_id == made.id
+        assert memory.feedback(made.id, "positive", comment="good").signal == "positive"
         assert memory.forget(made.id) == [made.id]
         key = memory.keys.create(name="k")
         assert memory.keys.list().total == 1

@@ -173,6 +173,10 @@ def test_records_of_two_scopes_are_never_joined() -> None:
         Purge(b"k" * 16, strategies.SCOPES[0], "dream"),
         Update(b"k" * 16, strategies.SCOPES[0], "memory", {"tags": codec.pack("x")}),
         Update(b"k" * 16, strategies.SCOPES[0], "memory", {"deleted": b"\xc1"}),
+        Attach(b"k" * 16, strategies.SCOPES[0], "memory", {"dreams": {"o": b"\xc0"}}),
+        Attach(b"k" * 16, strategies.SCOPES[0], "api_key", {"signals": {"o": b"\xc0"}}),
+        Attach(b"k" * 16, strategies.SCOPES[0], "memory", {"signals": {"o": b"\xc0"}}),
+        Attach(b"k" * 16, strategies.SCOPES[0], "memory", {"relations": {"o": b"\xc1"}}),
     ],
 )
 def test_what_is_not_known_is_refused_not_skipped(operation: Operation) -> None:
@@ -198,8 +202,11 @@ def test_an_update_can_be_stamped_above_everything_in_a_record(operations: list[
     record = joined(operations)
     above = reduce(max, records.stamps_of(record), Stamp(0, 0))
     key, scope = record.key, record.scope
-    name = "importance" if record.kind == "memory" else "name"
-    newest: Any = 0.75 if record.kind == "memory" else "newest"
+    changes: dict[str, tuple[str, Any]] = {
+        "memory": ("importance", 0.75),
+        "membership": ("members", ["newest"]),
+    }
+    name, newest = changes.get(record.kind, ("name", "newest"))
     update = Update(key, scope, record.kind, {name: codec.pack(newest)})
     later = join_operation(record, update, msgspec.structs.replace(above, time=above.time + 1))
     assert later.purged is not None or value_of(later, name) == newest

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsync.clock import SystemClock
-from memsync.engine.frames import Frames
+from memsync.engine.writing.frames import Frames
 from memsync.wire import codec
 from memsync.wire.operations import SCHEMA, Frame, Write
 from tests.strategies import writes

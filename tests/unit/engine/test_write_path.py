@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from typing import Any
 
 import pytest
 
 from memsync import limits
-from memsync.core import memories
-from memsync.engine.appender import Condition, Written
+from memsync.engine.writing.appender import Written
 from memsync.errors import (
     MemsyncError,
     NoQuorum,
-    NoStripeLeader,
     OutcomeUnknown,
     Unavailable,
-    VersionConflict,
 )
 from memsync.ids import Position
+from memsync.ports import LoggedFrame
 from memsync.wire import codec
 from memsync.wire.operations import SCHEMA, Frame, RawMessage
 from tests.conditions import eventually
-from tests.fakes.bus import MemoryBus
-from tests.fakes.cell import Cell, CellPeer, create, retag, running_cell, write_of
+from tests.fakes.bus import LongWires, MemoryBus
+from tests.fakes.cell import Cell, CellPeer, create, running_cell, write_of
 
 
 async def add(
@@ -180,6 +177,24 @@ async def test_what_arrives_while_frames_are_under_way_goes_into_one_frame() -> 
         assert len(await holders(cell, 99)) >= 2
 
 
+async def test_frames_leave_half_of_a_frame_apart_and_a_lone_write_at_once() -> None:
+    bus = founded()
+    async with running_cell(bus) as cell:
+        bus.network = LongWires()
+        for number in range(20):  # it learns how long a frame takes
+            before_s = cell[0].clock.steady_s()
+            await add(cell[0], number)
+        frame_s = cell[0].clock.steady_s() - before_s
+        begun = sum(len(stream.messages) for stream in bus.streams.values())
+        writes = []
+        for number in range(100, 140):
+            writes.append(asyncio.create_task(add(cell[0], number)))
+            await asyncio.sleep(frame_s / 10)
+        await asyncio.gather(*writes)
+        frames = sum(len(stream.messages) for stream in bus.streams.values()) - begun
+        assert 8 <= frames <= 11  # 40 tenths of a frame's time, and one for the last
+
+
 async def test_a_write_that_was_never_sent_is_definitely_not_there() -> None:
     async with running_cell(founded()) as cell:
         cell.bus.gate = asyncio.Event()
@@ -286,11 +301,11 @@ async def test_writes_under_way_end_when_the_majority_dies() -> None:
         peer = cell[0]
         await cell.stop("peer-2")
         await cell.stop("peer-3")
-        began = time.monotonic()
+        began_s = cell[0].clock.steady_s()
         with pytest.raises(MemsyncError) as ended:
             await add(peer, 1, budget_s=9.0)  # sent while they still count as alive
         assert not ended.value.definite
-        assert time.monotonic() - began < 2 * limits.WATERMARK_SILENT_S
+        assert cell[0].clock.steady_s() - began_s < 2 * limits.WATERMARK_SILENT_S
 
 
 async def test_lazy_servers_stop_writes_and_not_recalls() -> None:
@@ -301,73 +316,6 @@ async def test_lazy_servers_stop_writes_and_not_recalls() -> None:
             await add(cell[0], 1)
         assert "nats-2" in cell[0].health.checks()["sync"]
         assert cell[0].health.is_recalling()
-
-
-async def test_one_of_many_conditional_updates_wins() -> None:
-    async with running_cell(founded()) as cell:
-        await add(cell[0], 1, ack="all")
-        record = await cell[0].record(create(1).record)
-        assert record is not None
-        version = memories.version_of(record)
-
-        async def update(number: int) -> str | MemsyncError:
-            peer = cell[number % 3]
-            try:
-                written = await peer.appender.write(
-                    write_of(peer, f"update-{number}", retag(1, f"tag-{number}")),
-                    ack="quorum",
-                    deadline_s=peer.clock.steady_s() + 5,
-                    condition=Condition(record=create(1).record, version=version),
-                )
-            except MemsyncError as error:
-                return error
-            return memories.view(written.records[create(1).record]).tags[0]
-
-        results = await asyncio.gather(*(update(n) for n in range(9)))
-        won = [result for result in results if isinstance(result, str)]
-        lost = [result for result in results if isinstance(result, VersionConflict)]
-        assert (len(won), len(lost)) == (1, 8)
-        after = await cell[0].record(create(1).record)
-        assert after is not None
-        assert memories.view(after).tags == won
-        assert all(e.details == {"current_version": memories.version_of(after)} for e in lost)
-
-
-async def test_a_conditional_update_whose_answer_was_lost_is_found_again() -> None:
-    async with running_cell(founded()) as cell:
-        peer = cell[0]
-        await add(peer, 1, ack="all")
-        key = create(1).record
-        record = await peer.record(key)
-        assert record is not None
-        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
-        cell.bus.faults[stripe] = "stored but silent"
-        written = await peer.appender.write(
-            write_of(peer, "update", retag(1, "new")),
-            ack="quorum",
-            deadline_s=peer.clock.steady_s() + 5,
-            condition=Condition(record=key, version=memories.version_of(record)),
-        )
-        assert memories.view(written.records[key]).tags == ["new"]
-        on_subject = [m for m in cell.bus.streams[stripe].messages if m.record == key]
-        assert len(on_subject) == 1
-
-
-async def test_a_conditional_update_cannot_leave_its_stripe() -> None:
-    async with running_cell(founded()) as cell:
-        peer = cell[0]
-        await add(peer, 1, ack="all")
-        key = create(1).record
-        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
-        cell.bus.faults[stripe] = "no leader"
-        with pytest.raises(NoStripeLeader) as refused:
-            await peer.appender.write(
-                write_of(peer, "update", retag(1, "new")),
-                ack="quorum",
-                deadline_s=peer.clock.steady_s() + 1,
-                condition=Condition(record=key, version="any"),
-            )
-        assert refused.value.definite
 
 
 async def test_a_repeat_is_answered_only_when_a_majority_has_the_first_attempt() -> None:
@@ -386,80 +334,10 @@ async def test_no_write_waits_for_a_heartbeat() -> None:
     """A watermark is told as soon as there is something to tell: 40 writes one after the other take
     much less than 40 heartbeats."""
     async with running_cell(founded()) as cell:
-        began = time.monotonic()
+        began_s = cell[0].clock.steady_s()
         for number in range(40):
             await add(cell[0], number)
-        assert time.monotonic() - began < 40 * limits.WATERMARK_S / 2
-
-
-async def test_a_conditional_update_left_unknown_is_not_called_definite_later() -> None:
-    """Its publish timed out but was stored; then the stripe has no leader to ask."""
-    async with running_cell(founded()) as cell:
-        peer = cell[0]
-        await add(peer, 1, ack="all")
-        key = create(1).record
-        record = await peer.record(key)
-        assert record is not None
-        stripe = int.from_bytes(key[:4], "big") % limits.STRIPES
-        cell.bus.deaf.update(range(limits.STRIPES))
-        real = peer.bus.publish
-
-        async def stored_but_lost(*arguments: Any, **more: Any) -> Position:
-            await real(*arguments, **more)
-            cell.bus.faults[stripe] = "no leader"
-            raise OutcomeUnknown("no answer")
-
-        peer.bus.publish = stored_but_lost  # type: ignore[method-assign]
-        with pytest.raises(OutcomeUnknown) as unknown:
-            await peer.appender.write(
-                write_of(peer, "update", retag(1, "won")),
-                ack="quorum",
-                deadline_s=peer.clock.steady_s() + 2,
-                condition=Condition(record=key, version=memories.version_of(record)),
-            )
-        assert not unknown.value.definite
-
-
-async def test_a_peer_that_is_behind_does_not_judge_versions() -> None:
-    """An acknowledged plain update lies in a stripe that this peer has not read yet."""
-    async with running_cell(founded()) as cell:
-        await add(cell[0], 1, ack="all")
-        key = create(1).record
-        behind = cell[2]
-        record = await behind.record(key)
-        assert record is not None
-        real = behind.store.apply
-        is_held = True
-
-        async def held(*arguments: Any) -> Any:
-            if is_held:
-                raise Unavailable("store: slow")
-            return await real(*arguments)
-
-        behind.store.apply = held  # type: ignore[method-assign]
-        plain = write_of(cell[0], "plain", retag(1, "acknowledged"))
-        written = await cell[0].appender.write(
-            plain, ack="quorum", deadline_s=cell[0].clock.steady_s() + 5
-        )
-
-        async def has_heard() -> bool:
-            return any(
-                p.stripe == written.position.stripe and p.sequence >= written.position.sequence
-                for p in behind.members.heard_ends()
-            )
-
-        await eventually(has_heard, "peer-3 has heard of it")
-        stale = write_of(behind, "stale", retag(1, "stale writer"))
-        attempt = behind.appender._conditional.write(
-            stale,
-            Condition(record=key, version=memories.version_of(record)),
-            ack="quorum",
-            deadline_s=behind.clock.steady_s() + 0.3,
-        )
-        with pytest.raises(Unavailable, match="not caught up") as refused:
-            await attempt
-        assert refused.value.definite
-        is_held = False
+        assert cell[0].clock.steady_s() - began_s < 40 * limits.WATERMARK_S / 2
 
 
 async def test_a_peer_that_lacks_what_others_have_tags_its_answers() -> None:
@@ -527,3 +405,41 @@ async def test_a_connection_that_is_closed_for_good_is_made_anew() -> None:
         await eventually(is_back, "a second connection")
         await add(peer, 2, ack="all")
         assert peer.appender.incarnation == incarnation
+
+
+class Swallowing(CellPeer):
+    """A peer whose library takes a cancellation for the end of its own call."""
+
+    async def _connect(self) -> None:
+        self.connections += 1
+        try:
+            await asyncio.get_running_loop().create_future()
+        except asyncio.CancelledError:
+            return
+
+
+async def test_a_peer_ends_though_a_library_loses_its_cancellation() -> None:
+    peer = Swallowing(MemoryBus(), "peer-1", ["peer-1"])
+    life = asyncio.create_task(peer.peer.run())
+
+    async def is_connecting() -> bool:
+        return peer.connections == 1
+
+    await eventually(is_connecting, "it connects")
+    life.cancel()
+    done, _ = await asyncio.wait([life], timeout=5.0)
+    assert done == {life}
+
+
+async def test_an_own_frame_that_comes_as_rows_is_answered_from_the_store() -> None:
+    """The tail then never sees the frame; a coordinator that waited for it would wait for ever."""
+    bus = MemoryBus()
+    peer, giver = (CellPeer(bus, name, ["peer-1", "peer-2"]) for name in ("peer-1", "peer-2"))
+    frame = Frame(SCHEMA, 7, 1, [write_of(giver, "op-1", create(1))])
+    applied = peer.applier.expect(frame)
+    position = Position(0, 0, 1)
+    await giver.store.apply([LoggedFrame(position, frame, 0)], {0: position})
+    rows = await giver.store.rows([create(1).record])
+    await peer.applier.join_rows(rows, [], [position], highest_block=0)
+    assert not applied.done()
+    assert set(await peer.applier.joined(frame, applied)) == {create(1).record}

@@ -82,6 +82,11 @@ def test_settings_survive_being_written_as_toml(tmp_path: Path, text: str) -> No
         nats=config.NatsSettings(servers=["nats://a:1", "nats://b:2"], credentials=text),
         clock_offset_s=-1.5,
         profile="development",
+        embedder="one",
+        endpoints={
+            name: config.EndpointSettings(url="http://127.0.0.1:9/v1", model=text, dimensions=3)
+            for name in ("one", "two")
+        },
     )
     path = tmp_path / "peer.toml"
     path.write_text(settings.to_toml(made))
@@ -257,3 +262,21 @@ def test_a_folder_that_cannot_be_written_is_named(home: Home) -> None:
     (home.path / "config").write_text("in the way")
     with pytest.raises(ConfigurationError, match="config: File exists"), prepared(home, PORTS):
         raise AssertionError("it was prepared")
+
+
+def test_the_embedder_of_new_files_is_the_environments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEMSYNC_EMBEDDER", "none")
+    made = Home(tmp_path / "one")
+    homes.make(made)
+    complete(made)
+    assert config.load(made.config("peer-2.toml"), PeerSettings).embedder == "none"
+    monkeypatch.setenv("MEMSYNC_EMBEDDER", "static")
+    complete(made)
+    assert config.load(made.config("peer-2.toml"), PeerSettings).embedder == "none"  # kept
+    monkeypatch.setenv("MEMSYNC_EMBEDDER", "nosuch")
+    other = Home(tmp_path / "two")
+    homes.make(other)
+    with pytest.raises(ConfigurationError, match="MEMSYNC_EMBEDDER: 'nosuch'"):
+        complete(other)

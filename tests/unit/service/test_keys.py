@@ -320,3 +320,17 @@ async def test_uses_whose_publishing_is_cancelled_are_kept(world: World) -> None
     world.appender.gate.set()
     await world.service.publish_key_uses()
     assert (await world.call("keys.list")).json["items"][0]["usage_count"] == 1
+
+
+async def test_a_repeat_is_answered_before_the_directory_has_heard_of_the_key(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another peer made it, and the batch is in the store here, a moment before the directory."""
+    other = await world.twin()
+    body, key = {"name": "app"}, {"Idempotency-Key": "twice"}
+    made = await other.call("keys.create", body, **key)
+    with monkeypatch.context() as deaf:
+        deaf.setattr(world.directory, "apply", lambda changes: None)
+        await world.hear(other)
+    again = await world.call("keys.create", body, **key)
+    assert (again.status, again.json["id"], again.json["key"]) == (201, made.json["id"], None)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from memsync import limits
+from memsync.engine.cell.leases import Freshness
 from memsync.ids import Position
 from tests.unit.service.world import World, unique
 
@@ -82,10 +83,33 @@ async def test_a_recall_has_the_budget_of_its_tier(
     assert deadlines == [pytest.approx(budget_s), pytest.approx(0.02)]
 
 
-async def test_a_recall_says_that_the_peer_is_behind(world: World) -> None:
-    assert (await world.call("memory.query", {"query": "x"})).json["degraded"] is False
+@pytest.mark.parametrize("state", ["behind", "alone"])
+async def test_an_answer_that_may_be_stale_is_tagged(world: World, state: Freshness) -> None:
+    added = (await world.add("a cat")).json["id"]
+    world.leases.state = state
+    recalled = await world.call("memory.query", {"query": "cat"})
+    assert (recalled.status, recalled.json["degraded_components"]) == (200, ["replication"])
+    for operation, body in (("memory.get", {"memory_id": added}), ("memory.list", {})):
+        reply = await world.call(operation, body)
+        assert (reply.status, reply.headers["Memsync-Degraded"]) == (200, "replication")
+    missing = await world.call("memory.get", {"memory_id": added + 1})
+    assert (missing.status, missing.headers["Memsync-Degraded"]) == (404, "replication")
+
+
+async def test_an_answer_under_a_lease_is_not_tagged(world: World) -> None:
+    added = (await world.add("a cat")).json["id"]
+    assert (await world.call("memory.query", {"query": "cat"})).json["degraded"] is False
+    assert "Memsync-Degraded" not in (await world.call("memory.get", {"memory_id": added})).headers
+
+
+async def test_a_local_read_needs_no_lease_and_says_what_the_peer_knows_to_lack(
+    world: World,
+) -> None:
+    world.leases.state = "alone"
+    local = {"Memsync_Consistency": "local"}
+    assert (await world.call("memory.query", {"query": "x"}, **local)).json["degraded"] is False
     world.progress.set_behind("stripe-0", "a hole")
-    reply = await world.call("memory.query", {"query": "x"})
+    reply = await world.call("memory.query", {"query": "x"}, **local)
     assert (reply.status, reply.json["degraded_components"]) == (200, ["replication"])
 
 
@@ -99,13 +123,50 @@ async def test_a_recall_says_that_the_peer_is_behind(world: World) -> None:
         ("session", "strong", True),
     ],
 )
-async def test_a_consistency_that_cannot_be_served_is_tagged(
+async def test_a_strong_recall_without_a_majority_is_tagged(
     world: World, header: str, body: str | None, tagged: bool
 ) -> None:
+    await world.add("a cat")
+    world.members.is_covered = False
     reply = await world.call(
         "memory.query", {"query": "x", "consistency": body}, Memsync_Consistency=header
     )
     assert (reply.status, reply.json["degraded"]) == (200, tagged)
+
+
+async def test_a_strong_get_or_list_is_confirmed_by_a_majority_or_refused(world: World) -> None:
+    added = (await world.add("a cat")).json["id"]
+    strong = {"Memsync_Consistency": "strong"}
+    for operation, body in (("memory.get", {"memory_id": added}), ("memory.list", {})):
+        world.members.is_covered = True
+        assert (await world.call(operation, body, **strong)).status == 200
+        world.members.is_covered = False
+        refused = await world.call(operation, body, **strong)
+        assert (refused.status, refused.code) == (503, "OVERLOADED")
+        assert "majority" in refused.message
+
+
+async def test_a_peer_that_lags_lets_another_answer(world: World) -> None:
+    other = await world.twin()
+    await other.add("a cat")
+    world.leases.state = "behind"
+    world.peers.services["peer-2"] = other.service
+    found = await world.call("memory.query", {"query": "cat"})
+    assert [memory["text"] for memory in found.json["memories"]] == ["a cat"]
+    assert found.json["degraded"] is False
+    listed = await world.call("memory.list", {})
+    assert (listed.json["total"], "Memsync-Degraded" in listed.headers) == (1, False)
+
+
+async def test_who_lags_too_does_not_pass_on_again(world: World) -> None:
+    other = await world.twin()
+    for one in (world, other):
+        one.leases.state = "behind"
+    world.peers.services["peer-2"] = other.service
+    other.peers.services["peer-2"] = world.service
+    reply = await world.call("memory.query", {"query": "cat"})
+    assert reply.json["degraded_components"] == ["replication"]
+    assert (len(world.peers.passed), other.peers.passed) == (1, [])
 
 
 @pytest.mark.parametrize("in_body", [True, False])
@@ -146,8 +207,10 @@ async def test_get_and_list_wait_for_a_position_and_then_say_503(world: World) -
         ({"query": "x", "weights": {"semantic": -1}}, "weights.semantic"),
         ({"query": "x", "weights": {"semantic": 0}}, "weights"),
         ({"query": "x", "filters": {"colour": "red"}}, "filters.colour"),
+        ({"query": "x", "filters": {"sources": ["x", "x" * 257]}}, "filters.sources"),
         ({"query": "x", "filters": {"tier": "boiling"}}, "filters.tier"),
         ({"query": "x", "filters": {"since": "yesterday"}}, "filters.since"),
+        ({"query": "x", "now": "yesterday"}, "now"),
         ({"query": "x", "computation_tier": "huge"}, "computation_tier"),
         ({"query": "x", "min_position": "here"}, "Memsync-Min-Position"),
     ],
@@ -195,3 +258,14 @@ def test_the_limits_are_those_of_the_document() -> None:
     assert (limits.TAGS_MAX, limits.TAG_CHARS_MAX, limits.METADATA_BYTES_MAX) == (32, 64, 16_384)
     assert (limits.BULK_ITEMS_MAX, limits.RECALL_K_MAX, limits.LIST_LIMIT_MAX) == (50, 50, 100)
     assert (limits.FORGET_IDS_MAX, limits.CLIENT_REF_CHARS_MAX) == (20_000, 128)
+
+
+@pytest.mark.parametrize("operation", ["memory.get", "memory.list", "memory.query"])
+async def test_the_read_that_meets_a_damaged_row_is_tagged(world: World, operation: str) -> None:
+    added = (await world.add("the cat sleeps")).json["id"]
+    (record,) = (await world.store.records_by_id([added])).values()
+    world.store.damage(record.key)
+    world.store.on_damage = lambda keys: world.progress.set_lacking("test", "a damaged row")
+    body: dict[str, Any] = {"memory_id": added} if operation == "memory.get" else {}
+    reply = await world.call(operation, body | ({"query": "cat"} if "query" in operation else {}))
+    assert reply.headers["Memsync-Degraded"] == "replication"

@@ -19,6 +19,7 @@ from memsync.service.founding import genesis_writes
 from memsync.wire.operations import (
     ApiKeyOrigin,
     Create,
+    MembershipOrigin,
     MemoryOrigin,
     Operation,
     OrganisationOrigin,
@@ -129,5 +130,7 @@ def name_of(create: Create) -> RecordKey:
             return ids.record_key_of_ref("organisation", create.scope, slug)
         case ProjectOrigin(slug=slug):
             return ids.record_key_of_ref("project", create.scope, slug)
+        case MembershipOrigin():
+            return ids.record_key_of_ref("membership", create.scope, "members")
         case origin:
             raise AssertionError(msgspec.structs.asdict(origin))

@@ -33,13 +33,21 @@ async def prepared(world: World, operation: str) -> tuple[Any, Any]:
         ),
         "memory.update": ({"memory_id": one, "tags": ["t"]}, {"memory_id": one, "tags": ["u"]}),
         "memory.forget": ({"memory_ids": [one, 99]}, {"memory_ids": [two]}),
+        "memory.relate": (
+            {"memory_id": one, "to_memory_id": two, "relationship_type": "extends"},
+            {"memory_id": two, "to_memory_id": one, "relationship_type": "extends"},
+        ),
+        "memory.feedback": (
+            {"memory_id": one, "signal": "positive"},
+            {"memory_id": one, "signal": "negative"},
+        ),
         "keys.create": ({"name": "one"}, {"name": "two"}),
         "keys.revoke": ({"key_id": key_id}, {"key_id": other_key}),
     }[operation]
 
 
-WRITES = ("memory.add", "memory.bulk_add", "memory.update", "memory.forget", "keys.create",
-          "keys.revoke")  # fmt: skip
+WRITES = ("memory.add", "memory.bulk_add", "memory.update", "memory.forget", "memory.relate",
+          "memory.feedback", "keys.create", "keys.revoke")  # fmt: skip
 
 
 @pytest.mark.parametrize("operation", WRITES)
@@ -257,13 +265,13 @@ def happens_before(
 
 BY_SOURCE = {"filters": {"source": "old"}}
 HEDGED = [
-    ("memory.add", {"text": "one"}, "duplicate"),
-    ("memory.add", {"text": "one", "client_ref": "r"}, "duplicate"),
-    ("memory.bulk_add", {"items": [{"text": "one"}, {"text": "two"}]}, "duplicate"),
+    ("memory.add", {"text": "one"}, "duplicates"),
+    ("memory.add", {"text": "one", "client_ref": "r"}, "duplicates"),
+    ("memory.bulk_add", {"items": [{"text": "one"}, {"text": "two"}]}, "duplicates"),
     (
         "memory.bulk_add",
         {"items": [{"text": "one"}, {"text": "two", "deduplicate": False}]},
-        "duplicate",
+        "duplicates",
     ),
     ("memory.forget", {"memory_ids": [1]}, "records_by_id"),
     ("memory.forget", BY_SOURCE, "matching"),
@@ -360,6 +368,6 @@ async def test_a_second_attempt_that_cannot_settle_the_first_says_that_it_is_unk
         await twin.add("one", **KEY)
         await world.hear(twin)
 
-    happens_before(monkeypatch, world, "duplicate", first_attempt)
+    happens_before(monkeypatch, world, "duplicates", first_attempt)
     world.appender.fault = NoQuorum("no majority")
     assert (await world.add("one", **KEY)).code == "OUTCOME_UNKNOWN"

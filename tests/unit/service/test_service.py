@@ -70,7 +70,7 @@ async def test_an_unforeseen_fault_is_internal_and_says_nothing(world: World) ->
     assert (reply.status, reply.code) == (500, "INTERNAL")
     assert reply.json["error"]["definite"] is True
     assert "secret" not in str(reply.json)
-    assert (await world.add("one")).code == "INTERNAL"
+    assert (await world.add("one", Idempotency_Key="k")).code == "INTERNAL"
 
 
 async def test_a_fault_after_a_write_was_handed_over_leaves_it_unknown(world: World) -> None:

@@ -8,7 +8,10 @@ from typing import Any
 import msgspec
 
 from memsync import ids
+from memsync.core.membership import founded
 from memsync.core.records import Record
+from memsync.engine.cell.members import Members
+from memsync.engine.cell.membership import Standing
 from memsync.engine.directory import Directory
 from memsync.engine.progress import Progress
 from memsync.ids import OperationKey, Position, ScopeKey
@@ -18,12 +21,15 @@ from memsync.service.parts import Parts
 from memsync.service.service import Service
 from memsync.service.sharing import Sharing
 from memsync.wire import genesis
+from memsync.wire.members import Watermark
 from memsync.wire.operations import SCHEMA, Frame
+from memsync.wire.replies import ClusterInfo, MemberInfo
 from tests.fakes.appender import JoiningAppender
+from tests.fakes.bus import MemoryBus
+from tests.fakes.clock import START_MS
+from tests.fakes.freshness import DirectPeers, SetLeases, SetMembers
 from tests.fakes.recall import WordRecall
 from tests.fakes.store import MemoryStore
-
-START_MS = 1_780_000_000_000
 
 
 class Clock:
@@ -115,6 +121,23 @@ class World:
         for part in list(self.progress.behind()):
             self.progress.set_behind(part, None)
         self.appender = JoiningAppender(self.store, self.directory, self.progress, self.clock)
+        self.leases = SetLeases()
+        self.members = SetMembers("peer-1", ["peer-2"])
+        self.peers = DirectPeers()
+        own = Watermark("peer-1", "cell", 1, 9, [], [], {}, "", 9, 0)
+        members = Members(
+            "peer-1",
+            founded(["peer-1"]),
+            "cell",
+            marks=MemoryBus().peer("peer-1").marks(),
+            progress=self.progress,
+            clock=self.clock,
+            own=lambda: own,
+            incarnation=lambda: 9,
+        )
+        self.standing = Standing(
+            members, self.progress, self.clock, label="cell", incarnation=lambda: 9
+        )
         self.recall = WordRecall(self.store, self.clock)
         self.ids = Ids()
         self.genesis, self.key = genesis.found(
@@ -134,11 +157,29 @@ class World:
             directory=self.directory,
             appender=self.appender,  # type: ignore[arg-type]
             progress=self.progress,
+            leases=self.leases,  # type: ignore[arg-type]
+            members=self.members,  # type: ignore[arg-type]
+            standing=self.standing,
+            cluster=self.cluster,
+            peers=self.peers,  # type: ignore[arg-type]
             recall=self.recall,
             ids=self.ids,
             sharing=Sharing(self.clock),
         )
         return Service(parts, AllWell())
+
+    def cluster(self) -> ClusterInfo:
+        """What cluster.members shows."""
+        current = self.standing.current
+        return ClusterInfo(
+            cell="cell",
+            version=current.version,
+            majority=current.majority,
+            members=[MemberInfo(name=name, alive=True) for name in current.members],
+            observers=[],
+            removed=list(current.removed),
+            stripes=[],
+        )
 
     async def found(self) -> None:
         frame = Frame(SCHEMA, 0, 0, [genesis_writes(self.genesis)])

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from memsync.core.records import as_record
 from memsync.errors import InvariantBroken
 from memsync.ids import OperationKey, RecordKey, Scope
 from memsync.wire import codec
@@ -23,10 +24,14 @@ from memsync.wire.operations import (
     Envelope,
     Frame,
     ItemOutcome,
+    MembershipOrigin,
     MemoryOrigin,
+    Operation,
     OrganisationOrigin,
     ProjectOrigin,
     Purge,
+    Relation,
+    Signal,
     Stamp,
     Update,
     Vector,
@@ -99,6 +104,47 @@ def test_the_bytes_of_a_frame_are_those_of_every_version() -> None:
     golden = bytes.fromhex(GOLDEN.read_text())
     assert codec.pack(golden_frame()).hex() == golden.hex()
     assert codec.decode_frame(golden) == golden_frame()
+
+
+def membership_frame() -> Frame:
+    """A founding and a change of the membership; the kind came after the golden frame was kept."""
+    scope = Scope(0, "", "", "")
+    registers = {"members": codec.pack(["peer-1", "peer-4"]), "removed": codec.pack(["peer-2"])}
+    operations: list[Operation] = [
+        Create(KEY, scope, [], MembershipOrigin(["peer-1", "peer-2"])),
+        Update(KEY, scope, "membership", registers),
+    ]
+    [write] = golden_frame().writes
+    return Frame(SCHEMA, 2, 2, [msgspec.structs.replace(write, operations=operations)])
+
+
+def elements_frame() -> Frame:
+    """A relation and a signal; what elements are made of came after the golden frame was kept."""
+    stamp, end = Stamp(1_790_000_000_000 << 16, 2), RecordKey(bytes(range(16, 32)))
+    relations = {
+        "whole": codec.pack(Relation(stamp, end, "detail_of", 0.75, codec.seal({"page": 3}))),
+        "bare": codec.pack(Relation(stamp, end, "similar", 1.0, None)),
+    }
+    signals = {
+        "told": codec.pack(Signal(stamp, "negative", codec.seal("outdated"))),
+        "bare": codec.pack(Signal(stamp, "retrieved", None)),
+    }
+    attach = Attach(KEY, SCOPE, "memory", {"relations": relations, "signals": signals})
+    as_record(attach, stamp)  # it can be joined
+    [write] = golden_frame().writes
+    return Frame(SCHEMA, 2, 3, [msgspec.structs.replace(write, operations=[attach])])
+
+
+def test_the_bytes_of_elements_are_those_of_every_version() -> None:
+    golden = bytes.fromhex((GOLDEN.parent / "frame-1-elements.hex").read_text())
+    assert codec.pack(elements_frame()).hex() == golden.hex()
+    assert codec.decode_frame(golden) == elements_frame()
+
+
+def test_the_bytes_of_a_membership_are_those_of_every_version() -> None:
+    golden = bytes.fromhex((GOLDEN.parent / "frame-1-membership.hex").read_text())
+    assert codec.pack(membership_frame()).hex() == golden.hex()
+    assert codec.decode_frame(golden) == membership_frame()
 
 
 def test_a_frame_names_itself() -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from memsync.adapters.models import static
@@ -50,6 +52,36 @@ async def test_vectors_have_length_one(model: static.StaticModel) -> None:
 async def test_what_means_the_same_is_near(model: static.StaticModel) -> None:
     cat, kitten, tax = await model.embed(["my cat sleeps", "the kitten naps", "income tax forms"])
     assert cat @ kitten > cat @ tax + 0.1
+
+
+TRICKY = [
+    "", " ", "  ", "a", " a", "a ", "  a   b  c", "a\nb c\t d", "<s> a </s>b <unk> c", "< s>",
+    "\u2581a \u2581 b", "don't stop, e.g. at 3.14 %!", "日本語 と 英語", "🙂 🙂🙂 x",
+    "\u00a0a \u3000b",
+    "x" * 100 + " y", "a" + " " * 40 + "b", "\x00 \x01", "ｆｕｌｌ ｗｉｄｔｈ", "e\u0301 é",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", TRICKY)
+def test_tokens_word_by_word_are_those_of_the_whole_text(
+    model: static.StaticModel, text: str
+) -> None:
+    whole = model._tokenizer.encode(text, add_special_tokens=False).ids
+    assert model._tokens_of(text) == whole
+    assert model._tokens_of(text) == whole  # remembered
+
+
+@given(st.text(st.sampled_from("ab  é日<s>/\u2581\n.'") | st.characters(codec="utf-8")))
+def test_any_tokens_word_by_word_are_those_of_the_whole_text(
+    model: static.StaticModel, text: str
+) -> None:
+    assert model._tokens_of(text) == model._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def test_no_token_has_a_space_behind_another_character(model: static.StaticModel) -> None:
+    tokens = model._tokenizer.get_vocab()
+    assert len(tokens) > 30_000
+    assert not [token for token in tokens if "\u2581" in token.lstrip("\u2581")]
 
 
 async def test_an_empty_text_is_a_row_of_zeros(model: static.StaticModel) -> None:

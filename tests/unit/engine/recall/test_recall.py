@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Any
+import math
+from collections.abc import Sequence
 
 import msgspec
 import numpy as np
@@ -13,127 +12,19 @@ import pytest
 from numpy.typing import NDArray
 
 from memsync import limits
-from memsync.adapters.hot_index import FaissHotIndex
-from memsync.core.records import Record
-from memsync.engine.recall import Recall
-from memsync.engine.recall.embedding import Embedding
+from memsync.core.recall import calibration
 from memsync.engine.recall.pipeline import SEARCHES_MAX
 from memsync.errors import Unavailable
-from memsync.ids import RecordKey, ScopeKey, scope_key
-from memsync.ports import Embedder, Hit, Question, Store
+from memsync.ids import ScopeKey, scope_key
+from memsync.ports import Hit, Question, Store
 from memsync.wire import codec
 from memsync.wire.operations import Purge, Update
 from memsync.wire.replies import QueryAnswer
-from memsync.wire.requests import QueryFilters, QueryRequest
+from memsync.wire.requests import QueryFilters, format_moment
 from tests.conditions import eventually
 from tests.fakes.memories import NOW_MS, SCOPE, create, frame
+from tests.fakes.recall_bench import Bench, LetterModel, bench, texts
 from tests.fakes.store import MemoryStore
-
-
-class HandClock:
-    """Time that moves when it is told to; the steady clock also moves with the loop's."""
-
-    def __init__(self) -> None:
-        self.ahead_s = 0.0
-
-    def wall_ms(self) -> int:
-        return NOW_MS + 3_600_000
-
-    def steady_s(self) -> float:
-        return asyncio.get_running_loop().time() + self.ahead_s
-
-
-class LetterModel:
-    """A vector counts letters; fails or hangs on request."""
-
-    name = "letters"
-    dimensions = 26
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-        self.error: Exception | None = None
-        self.hangs = False
-
-    async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        self.asked += texts
-        if self.error is not None:
-            raise self.error
-        if self.hangs:
-            await asyncio.Event().wait()
-        counts = np.array(
-            [[text.lower().count(chr(97 + i)) for i in range(26)] for text in texts], np.float32
-        )
-        lengths = np.linalg.norm(counts, axis=1, keepdims=True)
-        vectors: NDArray[np.float32] = counts / np.maximum(lengths, 1e-9)
-        return vectors
-
-
-class SlowStore(MemoryStore):
-    """A store whose scopes are read when the gate opens, and which may fail."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = asyncio.Event()
-        self.gate.set()
-        self.loading = asyncio.Event()
-        self.loads = 0
-        self.error: Exception | None = None
-
-    async def memories(self, scope: ScopeKey) -> list[Record]:
-        self.loads += 1
-        self.loading.set()
-        await self.gate.wait()
-        if self.error is not None:
-            raise self.error
-        return await super().memories(scope)
-
-    async def records(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Record]:
-        if self.error is not None:
-            raise self.error
-        return await super().records(keys)
-
-
-class Bench:
-    """A recall with all that it stands on."""
-
-    def __init__(self, embedder: Embedder | None) -> None:
-        self.clock = HandClock()
-        self.store = SlowStore()
-        self.index = FaissHotIndex(1 << 30)
-        self.recall = Recall(self.store, self.index, embedder, self.clock)
-        self._sequence = 0
-
-    async def write(self, *operations: Any) -> None:
-        """Apply a write as the applier does: the store first, then the index."""
-        self._sequence += 1
-        written = frame(*operations, sequence=self._sequence, at_ms=NOW_MS + self._sequence)
-        self.index.apply(await self.store.apply([written], {}))
-
-    async def ask(self, query: str, *, within_s: float = 5.0, **fields: Any) -> QueryAnswer:
-        degraded = fields.pop("degraded", ())
-        return await self.recall.answer(
-            fields.pop("scope", SCOPE),
-            QueryRequest(query=query, **fields),
-            deadline_s=self.clock.steady_s() + within_s,
-            degraded=degraded,
-        )
-
-
-@asynccontextmanager
-async def bench(embedder: Embedder | None = None, *, runs: bool = True) -> AsyncIterator[Bench]:
-    made = Bench(embedder)
-    running = asyncio.create_task(made.recall.run()) if runs else None
-    await asyncio.sleep(0)
-    try:
-        yield made
-    finally:
-        if running is not None:
-            running.cancel()
-            await asyncio.wait({running})
-
-
-def texts(answer: QueryAnswer) -> list[str]:
-    return [memory.text for memory in answer.memories]
 
 
 async def test_a_question_is_answered() -> None:
@@ -200,6 +91,43 @@ async def test_filters_reach_the_search() -> None:
         assert texts(await b.ask("car", filters=QueryFilters(tags=["x"]), k=1)) == ["car"]
 
 
+async def test_dates_are_relative_to_the_moment_that_the_question_gives() -> None:
+    day_ms = 86_400_000
+    async with bench() as b:
+        for n in range(20):
+            occurred_at_ms = NOW_MS - n * day_ms
+            await b.write(create(f"m{n}", f"car {n}", identifier=n, occurred_at_ms=occurred_at_ms))
+        asked = {"": 3, format_moment(NOW_MS - 9 * day_ms): 12}
+        for now, n in asked.items():
+            answer = await b.ask("car three days ago", now=now or None)
+            assert texts(answer)[0] == f"car {n}"
+
+
+async def test_confidence_follows_what_is_found() -> None:
+    async with bench() as b:
+        await b.write(*[create(f"c{i}", f"plain car {i}", identifier=i) for i in range(20)])
+        await b.write(create("tea", "Ada drinks green tea from Uji", identifier=99))
+        sure = await b.ask("Which green tea does Ada drink?")
+        half = await b.ask("Which green tea did Ben pour over pancakes on holiday?")
+        lost = await b.ask("zebra crossing marmalade")
+    assert sure.confidence > half.confidence > lost.confidence
+    assert sure.confidence > 0.9
+    assert lost.confidence < 0.05
+    assert sure.degraded_components == ["embedding"]
+
+
+async def test_a_calibration_that_fails_leaves_raw_scores_and_is_tagged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(calibration, "BASE", math.nan)
+    async with bench(LetterModel()) as b:
+        await b.write(create("tea", "green tea"), create("car", "car", identifier=2))
+        answer = await b.ask("green tea with milk")
+    assert (answer.degraded, answer.degraded_components) == (True, ["calibration"])
+    assert texts(answer)[0] == "green tea"
+    assert 0 < answer.confidence < 1
+
+
 async def test_without_an_embedder_recall_is_lexical_and_tagged() -> None:
     async with bench(None) as b:
         await b.write(create("car", "The car is blue"))
@@ -242,14 +170,23 @@ async def test_a_question_is_embedded_once() -> None:
     assert model.asked == ["car", "tea"]
 
 
+async def vectors_of(b: Bench, text: str) -> set[str]:
+    """What embedding a question lacks."""
+    lacking: set[str] = set()
+    await b.embedding.of_question(
+        text, organisation=7, models=(), until_s=b.clock.steady_s() + 1, lacking=lacking
+    )
+    return lacking
+
+
 async def test_the_question_cache_lets_the_longest_unused_go(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "QUERY_CACHE_ENTRIES", 2)
     model = LetterModel()
-    embedding = Embedding(model)
+    b = Bench(model)
     for text in ("a", "b", "a", "c", "a", "b"):
-        await embedding.of_question(text, timeout_s=1)
+        await vectors_of(b, text)
     assert model.asked == ["a", "b", "c", "b"]
 
 
@@ -306,11 +243,11 @@ async def test_a_scope_that_goes_before_it_is_searched_is_loaded_again(
         await b.ask("car")
         search, left = b.index.search, [None] * evictions
 
-        def evicted(scope: ScopeKey, question: Question) -> list[Hit]:
+        def evicted(scope: ScopeKey, question: Question, lacking: set[str]) -> list[Hit]:
             if left:
                 left.pop()
                 b.index.drop(scope)
-            return search(scope, question)
+            return search(scope, question, lacking)
 
         monkeypatch.setattr(b.index, "search", evicted)
         answer = await b.ask("car")
@@ -432,14 +369,14 @@ async def ask_within(b: Bench, bytes_max: int) -> QueryAnswer:
 async def test_vectors_for_writes() -> None:
     model = LetterModel()
     recall = Bench(model).recall
-    first, nothing = await recall.embed_for_write(["ab", "123"])
+    first, nothing = await recall.embed_for_write(["ab", "123"], organisation=7)
     assert first is not None
     assert first.model == "letters"
     assert np.frombuffer(first.values, "<f2")[:2] == pytest.approx([0.7071, 0.7071], abs=1e-3)
     assert nothing is None
-    assert await recall.embed_for_write([]) == []
+    assert await recall.embed_for_write([], organisation=7) == []
     model.error = Unavailable("down")
-    assert await recall.embed_for_write(["ab", "cd"]) == [None, None]
+    assert await recall.embed_for_write(["ab", "cd"], organisation=7) == [None, None]
 
 
 async def test_a_vector_that_is_no_number_is_none() -> None:
@@ -447,7 +384,7 @@ async def test_a_vector_that_is_no_number_is_none() -> None:
         async def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
             return np.full((len(texts), 26), np.nan, np.float32)
 
-    assert await Bench(BrokenModel()).recall.embed_for_write(["ab"]) == [None]
+    assert await Bench(BrokenModel()).recall.embed_for_write(["ab"], organisation=7) == [None]
 
 
 def test_the_fake_store_is_a_store() -> None:

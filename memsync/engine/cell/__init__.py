@@ -1,0 +1,1 @@
+"""Who belongs to the cell, what each member has, and what may be answered as fresh."""

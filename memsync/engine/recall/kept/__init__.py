@@ -1,0 +1,1 @@
+"""What recalls keep for the next ones: whole answers, and memories as they were shown."""

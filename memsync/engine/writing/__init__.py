@@ -1,0 +1,1 @@
+"""How a write goes into the log: batches become frames, frames are published and covered."""

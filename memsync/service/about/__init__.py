@@ -1,0 +1,1 @@
+"""Operations about memories that are there: how they are related, judged, and why recalled."""

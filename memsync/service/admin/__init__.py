@@ -1,0 +1,1 @@
+"""What administrators ask for: keys, organisations, the members of the cell."""

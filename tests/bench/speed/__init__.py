@@ -1,0 +1,1 @@
+"""The speed of a whole cluster beside its limits: what `scripts/bench` and most of its modes do."""

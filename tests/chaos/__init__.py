@@ -1,0 +1,1 @@
+"""Workloads against a nemesis on real processes, their history, and who judges it."""

@@ -1,0 +1,297 @@
+"""Leases in a cell of real engines: who may answer as fresh, and what writes wait for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from memsync import limits
+from memsync.engine.writing.appender import Written
+from memsync.ids import Position
+from memsync.ports import Marks
+from memsync.wire import codec
+from memsync.wire.members import Call, Roster, Told, Watermark
+from tests.conditions import eventually
+from tests.fakes.bus import MemoryBus, Wires
+from tests.fakes.cell import Cell, CellPeer, create, running_cell, write_of
+
+PATIENCE_S = 10.0
+
+
+@pytest.fixture
+async def cell() -> AsyncIterator[Cell]:
+    bus = MemoryBus()
+    bus.found()
+    async with running_cell(bus) as found:
+        for name in found.names:
+            await holds(found.peers[name])
+        yield found
+
+
+async def holds(peer: CellPeer) -> None:
+    """Wait until the peer holds a lease."""
+
+    async def is_fresh() -> bool:
+        return peer.engine.leases.is_fresh()
+
+    await eventually(is_fresh, f"{peer.name} holds a lease")
+
+
+async def write(peer: CellPeer, number: int) -> Written:
+    deadline_s = peer.clock.steady_s() + PATIENCE_S
+    return await peer.appender.write(
+        write_of(peer, f"op-{number}", create(number)), ack="quorum", deadline_s=deadline_s
+    )
+
+
+async def has_it(peer: CellPeer, number: int) -> bool:
+    return await peer.record(create(number).record) is not None
+
+
+async def test_whoever_holds_a_lease_has_a_write_when_it_is_acknowledged(cell: Cell) -> None:
+    for number in range(30):
+        await write(cell[number % 3], number)
+        for name in cell.names:
+            if cell.peers[name].engine.leases.is_fresh():
+                assert await has_it(cell.peers[name], number), (name, number)
+
+
+async def test_a_lease_costs_no_message(cell: Cell) -> None:
+    """Questions and answers go with watermarks; only questions on the spot are messages."""
+    told: list[Told] = []
+    cell.bus.mark_listeners.append(("peer-9", lambda data: told.append(codec.decode_told(data))))
+    until_s = _now(cell[0]) + 2 * limits.LEASE_S
+
+    async def is_later() -> bool:
+        assert all(cell[number].engine.leases.is_fresh() for number in range(3))
+        return _now(cell[0]) >= until_s
+
+    await eventually(is_later, "they have held leases for a while")
+    assert {type(one) for one in told} == {Watermark, Roster}
+    marks = [one for one in told if isinstance(one, Watermark)]
+    assert all(
+        mark.leases.keys() == {"peer-1", "peer-2", "peer-3"} - {mark.member} for mark in marks
+    )
+    most = 3 * (2 * limits.LEASE_S / limits.WATERMARK_QUIET_S + 1)
+    assert len(marks) <= most
+
+
+def overhear(cell: Cell) -> list[tuple[str | None, Told]]:
+    """What the peers tell from now on, with whom they tell it alone."""
+    told: list[tuple[str | None, Told]] = []
+
+    def listen_in(marks: Marks) -> None:
+        real = marks.tell
+
+        async def tell(data: bytes, *, only: str | None = None) -> None:
+            told.append((only, codec.decode_told(data)))
+            await real(data, only=only)
+
+        marks.tell = tell  # type: ignore[method-assign]
+
+    for name in cell.names:
+        listen_in(cell.peers[name].members._marks)
+    return told
+
+
+async def test_only_its_coordinator_hears_at_once_that_a_frame_was_applied(cell: Cell) -> None:
+    told = overhear(cell)
+    for number in range(20):
+        await write(cell[0], number)
+    alone = [(only, one.member) for only, one in told if only is not None]
+    assert set(alone) == {("peer-1", "peer-2"), ("peer-1", "peer-3")}
+    assert len(alone) > 20  # one that all are told anyway may be as soon
+
+
+async def test_who_coordinates_nothing_is_told_when_it_waits_for_a_cover(cell: Cell) -> None:
+    told = overhear(cell)
+    for number in range(10):
+        written = await write(cell[0], number)
+        until_s = _now(cell[1]) + PATIENCE_S
+        assert await cell[1].progress.wait_for([written.position], until_s)
+        assert await cell[1].members.wait_covered([written.position], "all", until_s)
+    assert Call("peer-2", "cell") in [one for _, one in told]
+    assert {"peer-1", "peer-3"} == {one.member for only, one in told if only == "peer-2"}
+
+
+async def test_a_peer_that_is_cut_off_loses_its_lease_and_the_others_go_on(cell: Cell) -> None:
+    cell.bus.cut_off.add("peer-3")
+    await write(cell[0], 1)  # not before the lease is over that peer-3 may hold
+    assert not cell[2].engine.leases.is_fresh()
+    assert not await has_it(cell[2], 1)
+    deadline_s = cell[2].clock.steady_s() + limits.QUESTION_TIMEOUT_S
+    assert await cell[2].engine.leases.wait_fresh(deadline_s) == "alone"
+    cell.bus.cut_off.clear()
+    cell[2].peer.reconnected()
+    await holds(cell[2])
+    assert await has_it(cell[2], 1)
+
+
+async def test_without_a_lease_a_question_on_the_spot_makes_fresh(cell: Cell) -> None:
+    await cell[2].engine.leases.release()
+    for number in range(5):
+        await write(cell[0], number)
+        deadline_s = cell[2].clock.steady_s() + PATIENCE_S
+        assert not cell[2].engine.leases.is_fresh()
+        assert await cell[2].engine.leases.wait_fresh(deadline_s) == "fresh"
+        assert await has_it(cell[2], number)
+
+
+async def test_who_gave_its_lease_up_delays_no_write(cell: Cell) -> None:
+    await cell[2].engine.leases.release()
+
+    begun_s = _now(cell[0])
+
+    async def is_unnamed() -> bool:
+        return not any("peer-3" in cell[n].members.grants.named(_now(cell[n])) for n in (0, 1))
+
+    await eventually(is_unnamed, "nobody names peer-3 any more")
+    assert _now(cell[0]) < begun_s + limits.GRANT_S
+
+
+def _now(peer: CellPeer) -> float:
+    return peer.clock.steady_s()
+
+
+async def test_a_store_that_fails_is_never_fresh(cell: Cell) -> None:
+    cell[2].applier.failing = "the disk is full"
+    assert not cell[2].engine.leases.is_fresh()
+    assert await cell[2].engine.leases.wait_fresh(_now(cell[2]) + PATIENCE_S) == "behind"
+    cell[2].applier.failing = None
+    cell[2].progress.set_lacking("rows", "rows were lost")
+    assert not cell[2].engine.leases.is_fresh()
+
+
+async def test_a_new_process_covers_nothing_at_first(cell: Cell) -> None:
+    members = cell[0].members
+    members._silent_until_s = _now(cell[0]) + limits.GRANT_S  # as after a start
+    begun_s = _now(cell[0])
+    await write(cell[0], 1)
+    assert _now(cell[0]) >= begun_s + limits.GRANT_S
+
+
+async def test_a_frame_that_one_member_alone_has_stops_nobody(cell: Cell) -> None:
+    """Its server died with it: nobody else can get it before the next election."""
+    ahead = cell[0].progress.end_of(0)
+    assert ahead is not None
+    position = type(ahead)(0, ahead.generation, ahead.sequence + 1)
+    cell[0].progress.advance([position])
+    for name in ("peer-2", "peer-3"):
+        peer = cell.peers[name]
+        renewed_s = _now(peer) + 2 * limits.LEASE_S
+
+        async def has_renewed(peer: CellPeer = peer, renewed_s: float = renewed_s) -> bool:
+            return _now(peer) > renewed_s and peer.engine.leases.is_fresh()
+
+        await eventually(has_renewed, f"{name} holds a lease that it asked for since")
+
+
+async def test_a_lone_peer_is_not_fresh_before_it_knows_what_the_log_has() -> None:
+    """Its store may have lost its last commits in a power cut, and there is nobody else to ask."""
+    bus = MemoryBus()
+    bus.found()
+    bus.faults.update(dict.fromkeys(range(limits.STRIPES), "no leader"))
+    async with running_cell(bus, peers=1, start=False) as lone:
+        lone.start("peer-1")
+        peer = lone[0]
+
+        async def has_looked() -> bool:
+            return len(peer.engine.caretakers.stripes.states) == limits.STRIPES
+
+        await eventually(has_looked, "it has asked for the ends")
+        assert not peer.engine.leases.is_fresh()
+        bus.faults.clear()
+        await holds(peer)
+
+
+async def test_a_grant_of_a_member_that_died_is_not_waited_for_for_ever(cell: Cell) -> None:
+    """Its last watermark names a holder that is dead, too."""
+    for name in ("peer-2", "peer-3"):
+        await cell.stop(name)
+    cell[0].members.grants.drop("peer-3")
+    heard_s, mark = cell[0].members._heard["peer-2"]
+    named = msgspec.structs.replace(mark, leases={"peer-3": 1}, positions=[Position(0, 0, 10**9)])
+    cell[0].members._heard["peer-2"] = (heard_s - limits.GRANT_S, named)
+    cell[0].progress.advance([Position(0, 0, 10**9)])
+    deadline_s = _now(cell[0]) + limits.WATERMARK_S / 2
+    assert await cell[0].members.wait_covered([Position(0, 0, 10**9)], "quorum", deadline_s)
+
+
+class OddWires(Wires):
+    """Every message takes 1 ms, a frame to peer-3 `frame_s`; while `is_deaf`, questions of peer-3
+    do not reach peer-1."""
+
+    def __init__(self) -> None:
+        self.is_deaf = False
+        self.frame_s = 0.001
+
+    def send(self, kind: str, source: str, target: str, deliver: Callable[[], None]) -> None:
+        if self.is_deaf and (kind, source, target) == ("mark", "peer-3", "peer-1"):
+            told = codec.decode_told(deliver.args[0])  # type: ignore[attr-defined]
+            if getattr(told, "question", 0):
+                return
+        is_late = kind == "frame" and target == "peer-3"
+        delay_s = self.frame_s if is_late else 0.001
+        asyncio.get_running_loop().call_later(delay_s, deliver)
+
+
+async def test_a_holder_whose_questions_its_coordinator_does_not_hear_is_waited_for() -> None:
+    """What names it is only the word of another member, told to that coordinator alone."""
+    wires = OddWires()
+    bus = MemoryBus(network=wires)
+    bus.found()
+    async with running_cell(bus) as cell:
+        for name in cell.names:
+            await holds(cell.peers[name])
+        wires.is_deaf = True
+
+        async def is_named_no_more() -> bool:
+            return "peer-3" not in cell[0].members.grants.named(_now(cell[0]))
+
+        await eventually(is_named_no_more, "peer-1 has granted peer-3 nothing")
+        await holds(cell[2])
+        apply = cell[2].store.apply
+
+        async def late(*frames: Any, **more: Any) -> Any:
+            await asyncio.sleep(0.05)
+            return await apply(*frames, **more)
+
+        cell[2].store.apply = late  # type: ignore[method-assign]
+        checked = 0
+        for number in range(30):
+            await write(cell[0], number)
+            if cell[2].engine.leases.is_fresh():
+                checked += 1
+                assert await has_it(cell[2], number)
+        assert checked
+
+
+async def test_who_calls_hears_of_what_is_applied_a_moment_later() -> None:
+    """A `strong` read or a repeat at a peer that did not coordinate the frame waits for the slowest
+    member, not for its next regular watermark."""
+    wires = OddWires()
+    wires.frame_s = 0.006
+    bus = MemoryBus(network=wires)
+    bus.found()
+    waits_s = []
+    async with running_cell(bus) as cell:
+        for name in cell.names:
+            await holds(cell.peers[name])
+        for number in range(20):
+            before = cell[1].progress.written()
+            writing = asyncio.ensure_future(write(cell[0], number))
+
+            def is_here(before: list[Position] = before) -> bool:
+                return cell[1].progress.written() != before
+
+            assert await cell[1].progress.wait_until(is_here, _now(cell[1]) + PATIENCE_S)
+            places = [end for end in cell[1].progress.written() if end not in before]
+            began_s = _now(cell[1])
+            assert await cell[1].members.wait_covered(places, "quorum", began_s + PATIENCE_S)
+            waits_s.append(_now(cell[1]) - began_s)
+            await writing
+    assert max(waits_s) < limits.WATERMARK_S / 4
