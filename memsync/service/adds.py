@@ -242,7 +242,7 @@ async def _existing(
     """What is already there under the keys of these items. A key of our own is new by itself."""
     is_callers = call.context.key_is_callers
     keys = [c.record for c in candidates if is_callers or c.item.client_ref is not None]
-    return await parts.store.records(keys) if keys else {}
+    return await freshness.complete(parts, lambda: parts.store.records(keys)) if keys else {}
 
 
 async def _duplicates(

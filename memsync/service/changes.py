@@ -28,20 +28,18 @@ async def update(parts: Parts, call: Call, body: bytes) -> Answer:
     scope = access.scope_of(parts.directory, call, request.end_user_id)
     intent = writes.intent_of(call, scope, request)
 
+    async def look() -> Record:
+        return await reads.visible_memory(parts, call, scope, request.memory_id)
+
     async def execute() -> Answer | StoredOperation:
         requests.check(requests.update_problems(request))
-
-        async def look() -> Record:
-            return await reads.visible_memory(parts, call, scope, request.memory_id)
-
         found = await writes.looked(parts, call, intent, look)
         if isinstance(found, StoredOperation):
             return found
         return _shown(call, await _write_update(parts, call, intent, request, found), request)
 
     async def replay(_: list[ItemOutcome]) -> Answer:
-        await freshness.be_fresh_for_repeat(parts, call)
-        record = await reads.visible_memory(parts, call, scope, request.memory_id)
+        record = await freshness.read_for_repeat(parts, call, look)
         return _shown(call, record, request)
 
     return await writes.once(parts, call, intent, replay=replay, execute=execute)
@@ -89,15 +87,19 @@ async def forget(parts: Parts, call: Call, body: bytes) -> Answer:
     """DELETE /memory/forget: a bare array of the ids that are forgotten."""
     request = answers.decode(body, ForgetRequest)
     scope = access.scope_of(parts.directory, call, request.end_user_id)
+
+    async def look() -> dict[int, Record]:
+        return await _meant(parts, call, scope, request)
+
     if request.dry_run:
         requests.check(requests.forget_problems(request))
-        return answers.answer(list(await _meant(parts, call, scope, request)))
+        return answers.answer(list(await look()))
     intent = writes.intent_of(call, scope, request)
 
     async def execute() -> Answer | StoredOperation:
         requests.check(requests.forget_problems(request))
         await freshness.be_fresh(parts, call)
-        meant = await _meant(parts, call, scope, request)
+        meant = await freshness.complete(parts, look)
         # After the reading: what another attempt has forgotten is not among these, but meant too.
         if (stored := await writes.met(parts, call, intent)) is not None:
             return stored

@@ -9,8 +9,8 @@ what it had at the look, which was after the read came.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, TypeVar
 
 from memsync import errors, limits
 from memsync.ports import Answer
@@ -24,6 +24,7 @@ REPLICATION = "replication"
 REACH_S_MAX = 0.4  # so long may it take to become fresh; the gateway waits a little longer
 PASS_S_MAX = 0.4
 State = Literal["fresh", "unsure"]
+Found = TypeVar("Found")
 _WHY = {
     "alone": "no majority of the members said how far they are",
     "behind": "it has not applied yet what they said",
@@ -73,11 +74,30 @@ async def be_fresh(parts: Parts, call: Call) -> None:
     check_key(parts, call)
 
 
-async def be_fresh_for_repeat(parts: Parts, call: Call) -> None:
-    """For repeats of what is answered from a memory. That the write is applied here does not mean
-    that its memory is: its creation may still be on its way, and must not be denied."""
+async def complete(parts: Parts, look: Callable[[], Awaitable[Found]]) -> Found:
+    """What `look` reads, for writes that go by it. Raises `Unavailable` (definite) where rows are
+    missing here: that very reading may have found them damaged, and what it did not find may be
+    there all the same."""
+    try:
+        return await look()
+    finally:  # also where it raises `NotFound`
+        _check_rows(parts)
+
+
+def _check_rows(parts: Parts) -> None:
+    for why in parts.progress.lacking().values():
+        raise errors.Unavailable(
+            f"this peer lacks rows: {why}; nothing was written", retry_after_s=0.5
+        )
+
+
+async def read_for_repeat(parts: Parts, call: Call, look: Callable[[], Awaitable[Found]]) -> Found:
+    """What `look` reads, for repeats of what is answered from a memory. That the write is applied
+    here does not mean that its memory is: its creation may still be on its way, and must not be
+    denied."""
     try:
         await be_fresh(parts, call)
+        return await complete(parts, look)
     except errors.Unavailable as error:
         raise errors.OutcomeUnknown(
             "the write was made, but this peer may lack the memory; repeat it with the same key",

@@ -109,7 +109,7 @@ async def looked(
     while True:
         looked_s = parts.clock.steady_s()
         await freshness.be_fresh(parts, call)
-        found = await look()
+        found = await freshness.complete(parts, look)
         # After the reading: else what others changed since the first attempt would be undone.
         if (stored := await met(parts, call, intent)) is not None:
             return stored

@@ -202,6 +202,18 @@ async def test_look_ups_at_once_find_each_what_was_asked(store: Store) -> None:
     assert await both == [[*keys, None, None], [b"r" * 16] * 12 + [None, None]]
 
 
+@pytest.mark.parametrize("count", range(1, 10))
+async def test_any_number_of_look_ups_at_once_are_answered(store: Store, count: int) -> None:
+    creates = [memory(number) for number in range(count)]
+    await apply(store, *(frame(number, one) for number, one in enumerate(creates)))
+    scope = ids.scope_key(SCOPE)
+    keys = [OperationKey(f"key-{number}") for number in range(count)]
+    found = await asyncio.gather(*(store.operation(scope, key) for key in keys))
+    assert [kept.request_hash for kept in found if kept] == [b"r" * 16] * count
+    records = await asyncio.gather(*(store.record(one.record) for one in creates))
+    assert [record.key for record in records if record] == [one.record for one in creates]
+
+
 async def test_a_look_up_sees_what_was_committed_before_it_was_asked(store: Store) -> None:
     scope = ids.scope_key(SCOPE)
     for number in range(20):

@@ -95,10 +95,11 @@ class Gathered:
         found: Found = {}
         for first in range(0, len(wanted), WANTED_MAX):
             part = wanted[first : first + WANTED_MAX]
-            # Of one of few lengths, so that the statement is one that was prepared before.
+            # Of one of few lengths, so that the statement is one that was prepared before. What
+            # fills it up equals nothing: a row that is wanted twice would be found twice.
             length = 1 << (len(part) - 1).bit_length()
             values = [value for one in part for value in one]
-            values += part[-1] * (length - len(part))
+            values += [None] * (self._width * (length - len(part)))
             marks = f"({','.join('?' * self._width)})"
             query = self._query.format(wanted=",".join([marks] * length))
             for columns in self._execute(query, values):

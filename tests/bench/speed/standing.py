@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -63,7 +65,9 @@ def content_of(sizes: Mapping[str, int]) -> Content:
 
 
 class Disk(msgspec.Struct, frozen=True):
-    """Bytes on disk of one copy: the greatest of the peers' stores, and of the servers' logs."""
+    """Bytes on disk of one copy: the greatest of the peers' stores, and of the servers' logs. A
+    store is the pages in use of its file: its WAL, at most 16 MB whatever is stored, is written
+    over again and again, and so would hide what a store grew by."""
 
     store: int
     log: int
@@ -72,9 +76,19 @@ class Disk(msgspec.Struct, frozen=True):
 def disk_of(cluster: Cluster) -> Disk:
     """What the copies take now."""
     data = cluster.home / "data"
-    stores = [machine.folder_bytes([data / f"peer-{n}"]) for n in range(1, PEERS + 1)]
+    stores = [_pages_bytes(data / f"peer-{n}" / "store.sqlite") for n in range(1, PEERS + 1)]
     logs = [machine.folder_bytes([data / f"nats-{n}"]) for n in range(1, SERVERS + 1)]
     return Disk(max(stores), max(logs))
+
+
+def _pages_bytes(store: Path) -> int:
+    """What the pages of an SQLite file that are in use take, as of its last commit."""
+    with closing(sqlite3.connect(f"file:{store}?mode=ro", uri=True)) as connection:
+        pages, free, page_bytes = (
+            connection.execute(f"PRAGMA {what}").fetchone()[0]
+            for what in ("page_count", "freelist_count", "page_size")
+        )
+    return int((pages - free) * page_bytes)
 
 
 def disk_lines(before: Disk, after: Disk, content: Content) -> list[Line]:

@@ -192,3 +192,50 @@ def test_a_forget_fits_one_log_message() -> None:
     assert changes._room(short) == limits.FORGET_IDS_MAX
     long = ids.Scope((1 << 53) - 1, "proj_" + "f" * 16, "development", "日" * 256)
     assert 1_000 < changes._room(long) < limits.FORGET_IDS_MAX
+
+
+async def damaged(world: World) -> int:
+    """A memory whose row here was altered; nobody has met it yet."""
+    added = int((await world.add(unique(), client_ref="ref")).json["id"])
+    (record,) = (await world.store.records_by_id([added])).values()
+    world.store.damage(record.key)
+    world.store.on_damage = lambda keys: world.progress.set_lacking("test", "a damaged row")
+    return added
+
+
+@pytest.mark.parametrize(
+    ("operation", "body"),
+    [
+        ("memory.update", {"memory_id": 0, "tags": ["a"]}),
+        ("memory.forget", {"memory_ids": [0]}),
+        ("memory.forget", {"filters": {"after": "2000-01-01T00:00:00Z"}}),
+        ("memory.relate", {"memory_id": 0, "to_memory_id": 0, "relationship_type": "similar"}),
+        ("memory.feedback", {"memory_id": 0, "signal": "positive"}),
+        ("memory.add", {"text": "other", "client_ref": "ref"}),
+    ],
+)
+async def test_a_write_that_meets_a_damaged_row_is_for_another_peer(
+    world: World, operation: str, body: dict[str, Any]
+) -> None:
+    other = (await world.add(unique())).json["id"]
+    added = await damaged(world)
+    writes = len(world.appender.writes)
+    named = {
+        name: {"memory_id": added, "to_memory_id": other, "memory_ids": [added]}.get(name, value)
+        for name, value in body.items()
+    }
+    reply = await world.call(operation, named)
+    assert (reply.code, reply.json["error"]["definite"]) == ("OVERLOADED", True), reply
+    assert "a damaged row" in reply.message
+    assert len(world.appender.writes) == writes
+
+
+async def test_a_repeat_that_meets_a_damaged_row_is_not_denied(world: World) -> None:
+    added = (await world.add()).json["id"]
+    body = {"memory_id": added, "tags": ["a"]}
+    assert (await world.call("memory.update", body, Idempotency_Key="k")).status == 200
+    (record,) = (await world.store.records_by_id([added])).values()
+    world.store.damage(record.key)
+    world.store.on_damage = lambda keys: world.progress.set_lacking("test", "a damaged row")
+    reply = await world.call("memory.update", body, Idempotency_Key="k")
+    assert (reply.code, reply.json["error"]["definite"]) == ("OUTCOME_UNKNOWN", False)
