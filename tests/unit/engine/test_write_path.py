@@ -57,6 +57,14 @@ async def test_an_answered_write_is_on_its_coordinator_and_a_majority() -> None:
         assert written.position.sequence >= 1
 
 
+async def test_each_coordinator_writes_to_its_own_stripe() -> None:
+    async with running_cell(founded()) as cell:
+        stripes = [(await add(cell[place], place)).position.stripe for place in range(3)]
+        assert stripes == [0, 1, 2]
+        cell.bus.faults[1] = "no leader"
+        assert [(await add(cell[1], 10 + n)).position.stripe for n in range(2)] == [2, 2]
+
+
 async def test_ack_all_waits_for_every_member() -> None:
     async with running_cell(founded()) as cell:
         await add(cell[0], 1, ack="all")
