@@ -127,8 +127,15 @@ class Appender:
         return None
 
     def unfit(self) -> str | None:
-        """Why this peer must not stamp writes, which others can take instead."""
-        return self._members.fault or self._clocks.fault()
+        """Why this peer leaves writes to others, as long as one of them takes them: it could not
+        take them at all, or it may lack what they go by."""
+        return (
+            self._applier.broken
+            or self._applier.failing
+            or next(iter(self._progress.lacking().values()), None)
+            or self._members.fault
+            or self._clocks.fault()
+        )
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all that this process gave, and above `above`."""
