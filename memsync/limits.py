@@ -82,6 +82,7 @@ WATERMARK_QUIET_S = 0.2  # and while it does not
 LAG_S_MAX = 0.3  # what others had so long ago and this peer has not: its `local` answers are tagged
 LEASE_S = 0.5  # how long an answer of a majority lets a peer answer reads as fresh
 GRANT_S = 0.6  # how long a member names an asker; longer than its lease, whatever was late
+UNHEARD_S = 0.3  # a holder that others hear for so long, and a coordinator does not: it passes on
 QUESTION_TIMEOUT_S = 0.3
 CALL_S = 0.3  # how long who called is told at once of all that a member applies
 STAMP_WITHIN_S = 0.3  # of making sure that nothing newer is there; who takes longer looks again
@@ -188,6 +189,7 @@ def _check() -> None:
     assert STAMP_WITHIN_S < ATTEMPT_TIMEOUT_S  # no second attempt has begun by then
     # A question and its answer wait for one watermark each; then there is still a lease.
     assert WATERMARK_S < WATERMARK_QUIET_S < 2 * WATERMARK_QUIET_S < LEASE_S < GRANT_S
+    assert WATERMARK_QUIET_S < UNHEARD_S < GRANT_S  # more than one question of a holder
     assert HOLE_S > FRAME_S_MAX
     assert EXCHANGE_BYTES_MAX < NATS_PAYLOAD_BYTES_MAX - FRAME_BYTES_TARGET
     assert METADATA_BYTES_MAX * 2 < EXPLANATION_BYTES_MAX < EXPLANATIONS_BYTES_MAX

@@ -121,10 +121,7 @@ class Appender:
             return "no id block yet"
         if (fault := self._clocks.fault()) is not None:
             return fault
-        alive = self._members.alive()
-        if len(alive) < self._members.majority:
-            return f"{len(alive)} of {len(self._members.names)} members alive"
-        return None
+        return self._members.why_no_cover()
 
     def unfit(self) -> str | None:
         """Why this peer leaves writes to others, as long as one of them takes them: it could not
@@ -135,6 +132,7 @@ class Appender:
             or next(iter(self._progress.lacking().values()), None)
             or self._members.fault
             or self._clocks.fault()
+            or self._members.why_deaf()
         )
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
@@ -317,8 +315,8 @@ class Appender:
                 self._avoid(stripe, "no cover")
                 if self._clock.steady_s() >= deadline_s:
                     break
-            if not self._members.has_majority():
-                break  # nobody is there to cover it: waiting longer helps no caller
+            if self._members.why_no_cover() is not None:
+                break  # waiting longer helps no caller
             await pause(ROUND_PAUSE_S)
         if unknown is not None:
             raise unknown

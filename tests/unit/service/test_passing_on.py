@@ -22,6 +22,17 @@ async def test_an_unfit_peer_lets_another_write(world: World) -> None:
     assert other.appender.writes[0].key == headers["Memsync-Operation-Key"]
 
 
+async def test_nothing_is_passed_on_to_a_member_that_is_not_heard(world: World) -> None:
+    """Its answer would not come, and the write would be unknown."""
+    world.members.names = ("peer-1", "peer-2", "peer-3")
+    world.members.deaf_to = ["peer-2"]
+    world.appender.is_unfit_by = OFF
+    for name in ("peer-2", "peer-3"):
+        world.peers.services[name] = (await world.twin()).service
+    assert (await world.call("memory.add", {"text": "a cat"})).status == 201
+    assert [member for member, _, _ in world.peers.passed] == ["peer-3"]
+
+
 async def test_its_reads_are_its_own(world: World) -> None:
     world.appender.is_unfit_by = OFF
     await world.call("memory.query", {"query": "cat"})
