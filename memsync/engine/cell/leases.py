@@ -74,6 +74,7 @@ class Leases:
         self._alone_until_s = float("-inf")
         self._lag_pause_s = LAG_PAUSE_S_FIRST
         self._ask_again_s = float("-inf")
+        self._is_late = False  # that is why it waits
         self._is_released = False
         members.ask = self._ask
         members.listeners.append(self._hear)
@@ -123,6 +124,16 @@ class Leases:
 
     def _is_complete(self) -> bool:
         return self._progress.has_reached_start() and self._why_not() is None
+
+    def why_none(self) -> str | None:
+        """Why this peer asks for no lease at the moment, though nothing else is in its way."""
+        left_s = self._ask_again_s - self._clock.steady_s()
+        if left_s <= 0 or not self._is_late:
+            return None
+        return (
+            "this peer does not keep up with the others, who therefore do not wait for it: its "
+            f"disk or its processor is slow; it asks for a lease again in {left_s:.0f} s"
+        )
 
     async def release(self) -> None:
         """Give the lease up for good, and tell the others: before this process ends."""
@@ -218,10 +229,11 @@ class Leases:
             return  # the members of now were not asked yet, or not since this process goes on
         if not any(survey.has_majority(members.names, members.name) for survey in asked):
             # Those who did hear it name this peer: for about half of the time.
+            self._is_late = False
             self._ask_again_s = now_s + limits.LEASE_S + 2 * limits.GRANT_S
             metrics.QUESTIONS_UNANSWERED.inc()
             return
-        self._ask_again_s = now_s + self._lag_pause_s
+        self._is_late, self._ask_again_s = True, now_s + self._lag_pause_s
         logger().warning("lease.lost_by_lag", pause_s=self._lag_pause_s)
         metrics.LEASES_LOST.inc()
         self._lag_pause_s = min(LAG_PAUSE_S_MAX, 2 * self._lag_pause_s)

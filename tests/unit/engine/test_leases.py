@@ -406,6 +406,61 @@ async def test_a_peer_that_is_late_asks_for_leases_seldom_and_delays_writes_seld
     assert statistics.median(took_s) < 0.1
 
 
+def note_questions(peer: CellPeer) -> list[float]:
+    """When the peer asks for a lease from now on."""
+    ask, asked_s = peer.members.ask, list[float]()
+
+    def noted() -> int:
+        if question := ask():
+            asked_s.append(_now(peer))
+        return question
+
+    peer.members.ask = noted
+    return asked_s
+
+
+async def test_a_slow_peer_asks_less_and_less_says_why_and_comes_back(cell: Cell) -> None:
+    """Its store takes 0.6 s for each batch for a while: as on a disk that is worn or shared."""
+    slow, real, is_slow = cell[2], cell[2].store.apply, True
+
+    async def apply(*arguments: object) -> object:
+        if is_slow:
+            await asyncio.sleep(0.6)
+        return await real(*arguments)  # type: ignore[arg-type]
+
+    slow.store.apply = apply  # type: ignore[method-assign, assignment]
+    asked_s = note_questions(slow)
+    took_s: list[float] = []
+
+    async def writes_until(end: Callable[[], bool]) -> None:
+        for number in itertools.count(len(took_s)):
+            if end():
+                return
+            sent_s = _now(cell[0])
+            await write(cell[number % 2], number)
+            took_s.append(_now(cell[0]) - sent_s)
+            await asyncio.sleep(0.05)
+
+    begun_s = _now(cell[0])
+    await writes_until(lambda: _now(cell[0]) > begun_s + 20.0)
+    assert statistics.median(took_s) < 0.1
+    assert max(took_s) < 2 * limits.GRANT_S
+    apart_s = [after - before for before, after in itertools.pairwise(asked_s)]
+    pauses = [seconds for seconds in apart_s if seconds > limits.LEASE_S]
+    assert len(pauses) >= 2
+    assert all(later > 1.4 * earlier for earlier, later in itertools.pairwise(pauses))
+    assert "does not keep up" in slow.health.checks()["lease"]
+
+    is_slow = False
+
+    async def is_well() -> bool:
+        await write(cell[0], len(took_s))
+        took_s.append(0.0)
+        return slow.engine.leases.is_fresh() and slow.health.checks()["lease"] == "ok"
+
+    await eventually(is_well, "it holds a lease again", 60.0)
+
+
 class HoldingWires(Wires):
     """What arrives runs in the context of who hears it: so it waits for one that is frozen."""
 
