@@ -84,7 +84,15 @@ def recall_with(
     parts: Recalling, store: Store, index: MeasuredIndex, clock: Clock, *, following: Following
 ) -> Recall:
     """The recall pipeline of a peer."""
-    return Recall(store, index, parts.embedding, parts.reasoning, clock, following=following)
+    return Recall(
+        store,
+        index,
+        parts.embedding,
+        parts.reasoning,
+        clock,
+        breakers=parts.breakers,
+        following=following,
+    )
 
 
 def _chain(settings: PeerSettings) -> list[str]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memsync.adapters.hot_index import FaissHotIndex
 from memsync.core.records import Record
-from memsync.engine.recall import Breakers, Embedding, Provider, Reasoning, Recall
+from memsync.engine.recall import Breakers, Embedding, Following, Provider, Reasoning, Recall
 from memsync.engine.recall.embedding import QuestionCache
 from memsync.ids import RecordKey, Scope, ScopeKey, scope_key
 from memsync.ports import Embedder, Reasoner
@@ -111,9 +111,21 @@ class Bench:
         self.breakers = Breakers(self.clock)
         self.embedding = Embedding(providers, self.breakers, self.clock, cache)
         self.reasoning = Reasoning(reasoner, self.breakers, self.clock)
-        self.recall = Recall(self.store, self.index, self.embedding, self.reasoning, self.clock)
+        self.recall = self.recalling(Following())
         self.tier = "medium"
         self._sequence = 0
+
+    def recalling(self, following: Following) -> Recall:
+        """A recall over these parts."""
+        return Recall(
+            self.store,
+            self.index,
+            self.embedding,
+            self.reasoning,
+            self.clock,
+            breakers=self.breakers,
+            following=following,
+        )
 
     async def write(self, *operations: Any) -> None:
         """Apply a write as the applier does: the store first, then the index."""
