@@ -67,12 +67,15 @@ class LetterModel:
 
 
 class SlowStore(MemoryStore):
-    """A store whose scopes are read when the gate opens, and which may fail."""
+    """A store whose scopes are read when the gate opens, whose records while `reads` is set, and
+    which may fail."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.loading = asyncio.Event()
         self.loads = 0
         self.error: Exception | None = None
@@ -87,6 +90,7 @@ class SlowStore(MemoryStore):
             yield memories
 
     async def records(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Record]:
+        await self.reads.wait()
         if self.error is not None:
             raise self.error
         return await super().records(keys)
