@@ -173,6 +173,10 @@ class Members:
         """The last watermark of each member that was heard, and this one's own."""
         return {**{name: mark for name, (_, mark) in self._heard.items()}, self.name: self._own()}
 
+    def others(self) -> dict[int, str]:
+        """The processes of the other members, as told last: incarnation -> name."""
+        return {mark.incarnation: name for name, (_, mark) in self._heard.items()}
+
     def heard_ends(self) -> list[Position]:
         """The furthest position that any member has told, in each generation of each stripe."""
         told = [p for _, mark in self._heard.values() for p in mark.positions]
@@ -187,7 +191,7 @@ class Members:
         """Frames of these coordinators were applied here, who wait to hear that. One that was not
         heard yet may be anybody."""
         own = self._incarnation()
-        names = {mark.incarnation: name for name, (_, mark) in self._heard.items()}
+        names = self.others()
         for incarnation in incarnations:
             if incarnation != own:
                 self._owe(names.get(incarnation, EVERYBODY))

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from memsync import limits
-from memsync.engine.recall import Explanations, Following, Recall, explaining
+from memsync.engine.recall import Explanations, Following, explaining
 from memsync.errors import Unavailable
 from memsync.ids import Scope
 from memsync.wire import codec
@@ -31,10 +31,7 @@ class Explained(Bench):
         super().__init__(self.model)
         self.disk = MemoryExplanations()
         self.explanations = Explanations("peer-9", self.disk, self.clock)
-        following = Following(explanations=self.explanations)
-        self.recall = Recall(
-            self.store, self.index, self.embedding, self.reasoning, self.clock, following=following
-        )
+        self.recall = self.recalling(Following(explanations=self.explanations))
 
     async def found(self, query_id: str, scope: Scope = SCOPE) -> Explanation | None:
         body = await self.recall.explanation(scope, query_id)
