@@ -144,7 +144,8 @@ USES_EVERY_S = 60.0  # how often a peer publishes what its recalls have used
 USES_KEPT_MAX = 20_000  # memories whose use waits to be published; more are not counted
 USES_PUBLISHED_MAX = 2_048  # at one time
 EXPLANATION_S = 7 * 86_400  # how long an explanation is kept,
-EXPLANATIONS_BYTES_MAX = 128 * 1024 * 1024  # if they all fit: about 100,000 of five memories
+EXPLANATIONS_BYTES_MAX_DEFAULT = 512 * 1024 * 1024  # if they all fit: a million of five memories
+EXPLANATIONS_BYTES_MAX_MIN = 1024 * 1024
 EXPLANATION_BYTES_MAX = 64 * 1024
 EXPLANATIONS_QUEUED_MAX = 2_000  # that wait to be written
 HOT_INDEX_BYTES_MAX_DEFAULT = 512 * 1024 * 1024
@@ -192,7 +193,8 @@ def _check() -> None:
     assert WATERMARK_QUIET_S < UNHEARD_S < GRANT_S  # more than one question of a holder
     assert HOLE_S > FRAME_S_MAX
     assert EXCHANGE_BYTES_MAX < NATS_PAYLOAD_BYTES_MAX - FRAME_BYTES_TARGET
-    assert METADATA_BYTES_MAX * 2 < EXPLANATION_BYTES_MAX < EXPLANATIONS_BYTES_MAX
+    assert METADATA_BYTES_MAX * 2 < EXPLANATION_BYTES_MAX < EXPLANATIONS_BYTES_MAX_MIN
+    assert EXPLANATIONS_BYTES_MAX_MIN < EXPLANATIONS_BYTES_MAX_DEFAULT
     assert USES_PUBLISHED_MAX <= USES_KEPT_MAX
     assert TRIM_LOOK_ABOVE < TRIM_TO < TRIM_ABOVE < TRIM_WITHOUT_ABSENT < TRIM_WITHOUT_SLOW < 1
     assert REEMBED_BATCH <= FRAME_OPERATIONS_MAX

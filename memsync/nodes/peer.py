@@ -233,7 +233,7 @@ def _following(
     settings: PeerSettings, engine: Engine, kept: Following, chosen: Models
 ) -> Following:
     """What keeps and records the answers of this peer."""
-    explained = SqliteExplanations(Path(settings.data_dir))
+    explained = SqliteExplanations(Path(settings.data_dir), settings.explanations_bytes_max)
     chosen.closers.append(explained.close)
     clock = engine.ports.clock
     return msgspec.structs.replace(

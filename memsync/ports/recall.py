@@ -150,8 +150,9 @@ class ExplanationStore(Protocol):
     while they fit, the newest at the longest. Nothing depends on them. Every call may raise
     `Unavailable`."""
 
-    async def put(self, explained: Sequence[Explained], *, now_ms: int) -> None:
-        """Keep these; one that is kept already stays as it is."""
+    async def put(self, explained: Sequence[Explained], *, now_ms: int) -> int | None:
+        """Keep these; one that is kept already stays as it is. Says of when (wall clock) the
+        oldest is that is kept now; None where nothing is."""
         ...
 
     async def get(self, scope: ScopeKey, query_id: str, *, now_ms: int) -> bytes | None:

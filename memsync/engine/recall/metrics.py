@@ -67,6 +67,11 @@ USES_UNPUBLISHED = Counter(
 EXPLANATIONS_DROPPED = Counter(
     "memsync_explanations_dropped_total", "Answers that are not explained: too many wait."
 )
+EXPLANATIONS_AGE = Gauge(
+    "memsync_explanations_oldest_age_seconds",
+    "How old the oldest explanation is that this peer keeps, as of its last write; below 7 days on "
+    "a peer that is older: they do not all fit (explanations_bytes_max). 0: none since the start.",
+)
 EXPLANATIONS_UNWRITTEN = Counter(
     "memsync_explanations_unwritten_total", "Times that explanations could not be written."
 )
