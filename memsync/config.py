@@ -96,6 +96,14 @@ class PeerSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     hot_index_bytes_max: Positive = limits.HOT_INDEX_BYTES_MAX_DEFAULT
     """Memory for the loaded recall indexes; the longest unused scope goes first. Lower: more
     loading from SQLite. Higher: more memory."""
+    explanations_bytes_max: Annotated[int, msgspec.Meta(ge=limits.EXPLANATIONS_BYTES_MAX_MIN)] = (
+        limits.EXPLANATIONS_BYTES_MAX_DEFAULT
+    )
+    """Disk for why this peer's recalls answered what they did (`memsync explain`), kept for 7 days
+    if it fits; the oldest go first. A recall of 5 memories takes about 500 bytes, of 50 2,400: the
+    default holds a million recalls, which is 7 days of 1.8 a second, and is as much as 130,000
+    memories take. Lower: less disk, explained for a shorter time
+    (`memsync_explanations_oldest_age_seconds`). Higher: the opposite."""
     void_positions: list[PlaceInLog] = []
     """Messages of the log that have no effect, as "stripe.generation.sequence". A peer that cannot
     read one stops and names it; to pass it by is for a person to decide, and must be the same on

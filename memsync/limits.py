@@ -82,6 +82,7 @@ WATERMARK_QUIET_S = 0.2  # and while it does not
 LAG_S_MAX = 0.3  # what others had so long ago and this peer has not: its `local` answers are tagged
 LEASE_S = 0.5  # how long an answer of a majority lets a peer answer reads as fresh
 GRANT_S = 0.6  # how long a member names an asker; longer than its lease, whatever was late
+UNHEARD_S = 0.3  # a holder that others hear for so long, and a coordinator does not: it passes on
 QUESTION_TIMEOUT_S = 0.3
 CALL_S = 0.3  # how long who called is told at once of all that a member applies
 STAMP_WITHIN_S = 0.3  # of making sure that nothing newer is there; who takes longer looks again
@@ -104,11 +105,13 @@ HOLE_READS = 10  # times that a missing message is asked of whichever server
 HOLE_S = 8.0  # before a message that nobody has is passed: nobody waits for its cover any more
 MARK_EVERY_S = 60.0
 MARK_HOLD_S = 0.2
-SCRUB_ROWS = 500  # at a time
-SCRUB_PAUSE_S = 0.2  # between two times at the least,
-SCRUB_REST = 300  # and so many times as long as the last took: 0.3 % of a core, 70 rows a second,
-SCRUB_REST_S_MAX = 10.0  # but no longer than that, should a disk or a thread have been slow
-SCRUB_PASS_S = 30.0  # the least time for all rows: few of them need not be read all the time
+SCRUB_ROWS = 1_000  # at a time: 4 ms of work, or 12 where they have changed
+SCRUB_PAUSE_S = 0.4  # after each time at the least: 40 s for 100,000 rows,
+SCRUB_REST = 20  # and so many times as long as the processor worked: 5 % of a core at the most
+SCRUB_PASS_S = 45.0  # the least time for all rows: few of them need not be read all the time
+FILE_CHECK_REST = 400  # times as long as its last check of pages and indexes took: 0.25 % of a core
+SCRUB_PROMISED_ROWS = 100_000  # of which one that was altered is as it was
+SCRUB_PROMISED_S = 60.0  # within so long
 
 # Trimming the log.
 TRIM_ABOVE = 0.7  # of max_bytes
@@ -143,7 +146,8 @@ USES_EVERY_S = 60.0  # how often a peer publishes what its recalls have used
 USES_KEPT_MAX = 20_000  # memories whose use waits to be published; more are not counted
 USES_PUBLISHED_MAX = 2_048  # at one time
 EXPLANATION_S = 7 * 86_400  # how long an explanation is kept,
-EXPLANATIONS_BYTES_MAX = 128 * 1024 * 1024  # if they all fit: about 100,000 of five memories
+EXPLANATIONS_BYTES_MAX_DEFAULT = 512 * 1024 * 1024  # if they all fit: a million of five memories
+EXPLANATIONS_BYTES_MAX_MIN = 1024 * 1024
 EXPLANATION_BYTES_MAX = 64 * 1024
 EXPLANATIONS_QUEUED_MAX = 2_000  # that wait to be written
 HOT_INDEX_BYTES_MAX_DEFAULT = 512 * 1024 * 1024
@@ -188,10 +192,14 @@ def _check() -> None:
     assert STAMP_WITHIN_S < ATTEMPT_TIMEOUT_S  # no second attempt has begun by then
     # A question and its answer wait for one watermark each; then there is still a lease.
     assert WATERMARK_S < WATERMARK_QUIET_S < 2 * WATERMARK_QUIET_S < LEASE_S < GRANT_S
+    assert WATERMARK_QUIET_S < UNHEARD_S < GRANT_S  # more than one question of a holder
     assert HOLE_S > FRAME_S_MAX
     assert EXCHANGE_BYTES_MAX < NATS_PAYLOAD_BYTES_MAX - FRAME_BYTES_TARGET
-    assert METADATA_BYTES_MAX * 2 < EXPLANATION_BYTES_MAX < EXPLANATIONS_BYTES_MAX
+    assert METADATA_BYTES_MAX * 2 < EXPLANATION_BYTES_MAX < EXPLANATIONS_BYTES_MAX_MIN
+    assert EXPLANATIONS_BYTES_MAX_MIN < EXPLANATIONS_BYTES_MAX_DEFAULT
     assert USES_PUBLISHED_MAX <= USES_KEPT_MAX
+    # A row altered right after it was read is found a pass later; 15 s for the work and the repair.
+    assert SCRUB_PROMISED_ROWS / SCRUB_ROWS * SCRUB_PAUSE_S < SCRUB_PASS_S <= SCRUB_PROMISED_S - 15
     assert TRIM_LOOK_ABOVE < TRIM_TO < TRIM_ABOVE < TRIM_WITHOUT_ABSENT < TRIM_WITHOUT_SLOW < 1
     assert REEMBED_BATCH <= FRAME_OPERATIONS_MAX
     assert REEMBED_BATCH * (2 * EMBED_DIMENSIONS_MAX + 256) < FRAME_BYTES_TARGET

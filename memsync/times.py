@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from time import perf_counter
 
 from prometheus_client import REGISTRY
 from prometheus_client.core import HistogramMetricFamily
@@ -30,6 +31,24 @@ class Times:
         """One took so long."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum_s += seconds
+
+
+class Timed:
+    """`with Timed(seconds, "rank"):` adds what the block takes, whatever becomes of it, to the
+    seconds under that name."""
+
+    __slots__ = ("_began_s", "_name", "_seconds")
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self._seconds = seconds
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._began_s = perf_counter()
+
+    def __exit__(self, *raised: object) -> None:
+        took_s = perf_counter() - self._began_s
+        self._seconds[self._name] = self._seconds.get(self._name, 0.0) + took_s
 
 
 def bound_text(bound: float) -> str:

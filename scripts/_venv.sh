@@ -11,23 +11,23 @@ PYTHON="$TOP/.venv/bin/python"
 MARK="$TOP/.venv/made-by-memsync"
 
 ensure_venv() {
-    local kind="$1" lock stamp wanted
+    local kind="$1" lock alone="" stamp wanted
     case "$kind" in
         runtime) lock="$TOP/config/lock.txt" ;;
-        test) lock="$TOP/config/lock-test.txt" ;;
+        test) lock="$TOP/config/lock-test.txt" alone="$TOP/config/lock-models.txt" ;;
     esac
     stamp="$TOP/.venv/installed-$kind"
-    wanted="$(sha256sum <"$lock") $TOP"
+    wanted="$(cat "$lock" ${alone:+"$alone"} | sha256sum) $TOP"
     [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && [ -x "$PYTHON" ] && return 0
     (
         flock -n 9 || { echo "waiting for another install of $TOP/.venv" >&2 && flock 9; }
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && exit 0
-        _install "$lock" "$stamp" "$wanted" >&2
+        _install "$lock" "$alone" "$stamp" "$wanted" >&2
     ) 9<"$TOP/scripts/_venv.sh"
 }
 
 _install() {
-    local lock="$1" stamp="$2" wanted="$3" begin=$SECONDS
+    local lock="$1" alone="$2" stamp="$3" wanted="$4" begin=$SECONDS
     trap '_interrupted' INT TERM
     rm -f "$stamp"
     _is_half_made && rm -rf "$TOP/.venv" # somebody killed an install
@@ -36,7 +36,9 @@ _install() {
         echo "$TOP/.venv is not of Python 3.11; remove it" >&2
         exit 2
     fi
-    _install_packages "$lock"
+    _install_packages "$lock" "about 340 MB"
+    # Without what it names: memsync needs the files in it only.
+    [ -z "$alone" ] || _install_packages "$alone" "84 MB" --no-deps
     _install_project
     echo "$wanted" >"$stamp.new" && mv "$stamp.new" "$stamp"
     # What tests need includes what memsync needs.
@@ -83,10 +85,11 @@ _find_python() {
 }
 
 _install_packages() {
-    local lock="$1" total log="$TOP/.venv/install.log"
+    local lock="$1" size="$2" total log="$TOP/.venv/install.log"
+    shift 2
     total="$(grep -c '^[A-Za-z]' "$lock")"
-    echo "installing $total packages from ${lock#"$TOP"/} (about 340 MB)"
-    if ! "$PYTHON" -m pip install --no-input --disable-pip-version-check --progress-bar off \
+    echo "installing $total packages from ${lock#"$TOP"/} ($size)"
+    if ! "$PYTHON" -m pip install --no-input --disable-pip-version-check --progress-bar off "$@" \
         --require-hashes --only-binary :all: -r "$lock" 2>&1 | tee "$log" | _show_progress "$total"; then
         echo "The install failed; its whole log is $log. Its last lines:" >&2
         tail -n 5 "$log" >&2

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
+from memsync.adapters.models import minilm
 from tests.beside import Beside, Ended
 
 TESTS = Path(__file__).parent
@@ -31,6 +34,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", BESIDE)
     config.addinivalue_line("markers", "real_time: where the folder's time is virtual, this is not")
     config.stash[_RUNNING] = {}
+
+
+@pytest.fixture(scope="session")
+def has_minilm() -> None:
+    """For what needs the package of the extra `minilm`, which config/lock-models.txt brings: in CI
+    it must be there."""
+    try:
+        metadata.distribution(minilm.DISTRIBUTION)
+    except metadata.PackageNotFoundError:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(f"not installed here: {minilm.INSTALL}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

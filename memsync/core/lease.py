@@ -15,6 +15,11 @@ It is not enough for the asker to apply the furthest answer of a majority, which
 it is too much: a frame that one peer heard of a server that died is with nobody else for the 4 to
 7 s of an election, acknowledged it cannot be, and all other peers would be without a lease.
 
+No message can come too late for that, or overtake others. What a watermark says of a write stays
+true: its teller has it, and names all who may hold a lease because it answered them without having
+it. A question that is heard late is answered as of then. A grant is given back by name and process,
+since that of a later process of the same name may have been given meanwhile.
+
 Gray and Cheriton, "Leases" (1989), is where the idea comes from; `lease_model.py` in the design
 folder walks through this rule at random, and the simulation through this code. Times are seconds of
 a clock that goes on while the process is stopped.
@@ -29,28 +34,82 @@ import msgspec
 from memsync import limits
 from memsync.ids import Position
 
+QUESTION_BITS = 32  # of the number of a question, below that of the process
+
+
+def first_question(process: int) -> int:
+    """Where a process begins to count its questions. `process` is a number of at most 31 bits, not
+    0, that no other process of its name has: a random one."""
+    return (process << QUESTION_BITS) + 1
+
+
+def process_of(question: int) -> int:
+    """Which process asked."""
+    return question >> QUESTION_BITS
+
 
 class Grants:
     """Whom this peer has answered a lease's question lately. A process that starts has forgotten
     whom it answered before: it keeps silent for `GRANT_S`."""
 
     def __init__(self) -> None:
-        self._given: dict[str, tuple[float, int]] = {}
+        # By name and process: until when, and the last question. Of two of one name the one that
+        # asked last stands last.
+        self._given: dict[tuple[str, int], tuple[float, int]] = {}
 
     def give(self, asker: str, question: int, now_s: float) -> None:
         """Name `asker` from now on for `GRANT_S`, and `question` as its last."""
-        self._given[asker] = (now_s + limits.GRANT_S, question)
+        key = (asker, process_of(question))
+        self._given = {k: v for k, v in self._given.items() if v[0] > now_s and k != key}
+        self._given[key] = (now_s + limits.GRANT_S, question)
 
-    def drop(self, asker: str) -> None:
-        """`asker` gave its lease up."""
-        self._given.pop(asker, None)
+    def drop(self, asker: str, question: int) -> None:
+        """The process of `asker` that asked `question` gave its lease up; an earlier or a later one
+        may hold another."""
+        self._given.pop((asker, process_of(question)), None)
 
     def named(self, now_s: float) -> dict[str, int]:
         """Those who may hold a lease because of an answer from here, with the last question of
         each."""
         return {
-            asker: question for asker, (until_s, question) in self._given.items() if until_s > now_s
+            asker: question
+            for (asker, _), (until_s, question) in self._given.items()
+            if until_s > now_s
         }
+
+
+class Unheard:
+    """Holders of leases that others hear and this peer does not: it would wait for their word on
+    each write for as long as others name them, which is for ever. A holder that died asks no more
+    questions, so what others still say of it is no sign of that."""
+
+    def __init__(self) -> None:
+        self._asked: dict[str, int] = {}  # the last question of each that was heard here
+        self._news: dict[str, tuple[float, float]] = {}  # the first and the last of each since then
+
+    def hear(self, member: str, question: int) -> None:
+        """The member itself was heard; it asked `question`, or nothing (0)."""
+        self._news.pop(member, None)
+        if question:
+            self._asked[member] = question
+
+    def hear_of(self, holder: str, question: int, now_s: float) -> None:
+        """Another member has heard the holder ask `question`, as it had not said before."""
+        known = self._asked.get(holder, 0)
+        if question <= known and process_of(question) == process_of(known):
+            return  # it was heard here, too, or a later one was
+        first_s, last_s = self._news.get(holder, (now_s, now_s))
+        if now_s - last_s >= limits.GRANT_S:
+            first_s = now_s  # what was before is over
+        self._news[holder] = (first_s, now_s)
+
+    def holders(self, now_s: float) -> list[str]:
+        """Those whom others have gone on hearing for `UNHEARD_S`, and this peer has not since."""
+        return [
+            holder
+            for holder, (first_s, last_s) in self._news.items()
+            if last_s - first_s >= limits.UNHEARD_S and now_s - last_s < limits.GRANT_S
+        ]
 
 
 class Lease:

@@ -181,6 +181,7 @@ class Engine:
             members=self.members,
             progress=self.progress,
             durability=self.durability,
+            leases=self.leases,
             caretakers=self.caretakers,
         )
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from memsync.engine.applier import Applier
+from memsync.engine.cell.leases import Leases
 from memsync.engine.cell.members import Members
 from memsync.engine.durability import Durability
 from memsync.engine.progress import Progress
@@ -26,6 +27,7 @@ class Health:
         members: Members,
         progress: Progress,
         durability: Durability,
+        leases: Leases,
         caretakers: Caretakers,
     ) -> None:
         self._log = log
@@ -34,6 +36,7 @@ class Health:
         self._members = members
         self._progress = progress
         self._durability = durability
+        self._leases = leases
         self._caretakers = caretakers
         self.is_draining = False
         self.more: dict[str, Callable[[], str]] = {}
@@ -60,6 +63,8 @@ class Health:
             "accepting": "shutting down" if self.is_draining else None,
         }
         said = {name: "ok" if why is None else f"failed: {why}" for name, why in faults.items()}
+        late = self._leases.why_none()  # its reads are fresh all the same: it asks on the spot
+        said["lease"] = "ok" if late is None else f"ok: {late}"
         more = {name: check() for name, check in self.more.items()}
         return said | self._caretakers.checks() | more
 

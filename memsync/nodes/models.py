@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -14,6 +14,7 @@ from memsync.clock import Clock
 from memsync.config import EndpointSettings, PeerSettings
 from memsync.engine.recall import (
     Breakers,
+    Differing,
     Embedding,
     Following,
     MeasuredIndex,
@@ -62,21 +63,25 @@ class Recalling(msgspec.Struct, frozen=True, kw_only=True):
     reasoning: Reasoning
     reembedding: Reembedding
     breakers: Breakers
-    said: Callable[[], str]
-    """How the models are, for `/ready`: "ok", or "ok: " and what to know."""
+    following: tuple[Reembedding, Differing]
+    """What is told of every change that is applied."""
+    said: Callable[[Mapping[int, str]], str]
+    """How the models are, for `/ready`: "ok", or "ok: " and what to know; of the other members,
+    incarnation of the process -> name."""
 
 
 def recalling(models: Models, store: Store, clock: Clock) -> Recalling:
     """The parts that stand on the models; `recall_with` joins them to the rest."""
     breakers = Breakers(clock)
     embedding = Embedding(models.providers, breakers, clock)
-    reembedding = Reembedding(store, embedding, clock)
+    reembedding, differing = Reembedding(store, embedding, clock), Differing(embedding)
     return Recalling(
         embedding=embedding,
         reasoning=Reasoning(models.reasoner, breakers, clock),
         reembedding=reembedding,
         breakers=breakers,
-        said=lambda: said_of(embedding, breakers, reembedding),
+        following=(reembedding, differing),
+        said=lambda members: said_of(embedding, breakers, reembedding, differing, members),
     )
 
 
@@ -84,7 +89,15 @@ def recall_with(
     parts: Recalling, store: Store, index: MeasuredIndex, clock: Clock, *, following: Following
 ) -> Recall:
     """The recall pipeline of a peer."""
-    return Recall(store, index, parts.embedding, parts.reasoning, clock, following=following)
+    return Recall(
+        store,
+        index,
+        parts.embedding,
+        parts.reasoning,
+        clock,
+        breakers=parts.breakers,
+        following=following,
+    )
 
 
 def _chain(settings: PeerSettings) -> list[str]:

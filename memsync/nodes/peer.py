@@ -204,14 +204,14 @@ async def _node(
             keep={"responder": respond, "id-blocks": blocks.run, "news": telling.run},
         ),
         positions=await store.positions(),
-        derived=[d.apply for d in (index, results, shown, recalling.reembedding, telling)],
+        derived=[one.apply for one in (index, results, shown, *recalling.following, telling)],
         is_sync_required=settings.profile == "production",
         void=config.void_positions(settings),
     )
     await engine.load()
     following = _following(settings, engine, Following(results=results, shown=shown), chosen)
     recall = models.recall_with(recalling, store, index, ports.clock, following=following)
-    engine.health.more["models"] = recalling.said
+    engine.health.more["models"] = lambda: recalling.said(engine.members.others())
     service = Service(parts_of(engine, recall, blocks), engine.health)
     responder = Responder(client, cell, settings.name, service)
     return Node(
@@ -233,7 +233,7 @@ def _following(
     settings: PeerSettings, engine: Engine, kept: Following, chosen: Models
 ) -> Following:
     """What keeps and records the answers of this peer."""
-    explained = SqliteExplanations(Path(settings.data_dir))
+    explained = SqliteExplanations(Path(settings.data_dir), settings.explanations_bytes_max)
     chosen.closers.append(explained.close)
     clock = engine.ports.clock
     return msgspec.structs.replace(

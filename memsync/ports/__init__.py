@@ -64,12 +64,12 @@ class StoredOperation(msgspec.Struct, frozen=True):
 
 
 class Scrubbed(msgspec.Struct, frozen=True):
-    """A part of a scrub: where it ended (None at the end of the store), and the keys of rows that
-    are not what their hash says."""
+    """A part of a scrub: how many rows were looked at, the keys of those that are not what their
+    hash says, and how much processor time that took."""
 
-    next: RecordKey | None
     rows: int
     damaged: list[RecordKey]
+    worked_s: float
 
 
 class Log(Protocol):
@@ -349,10 +349,10 @@ class Store(Protocol):
         """Every row of these buckets with its stored hash."""
         ...
 
-    async def scrub(self, after: RecordKey, *, rows_max: int) -> Scrubbed:
-        """Compute rows with keys above `after` again and compare them with their hashes. The call
-        that comes to the end also checks what holds the rows; `StoreDamaged` where that is
-        broken."""
+    def scrub(self, *, rows_max: int) -> AsyncIterator[Scrubbed]:
+        """Compare with its hash every row that is there from now to the end, in parts of at most so
+        many rows; the caller pauses between them. After the last part what holds the rows is
+        checked too, unless it was lately: `StoreDamaged` where it is broken. One at a time."""
         ...
 
     async def set_aside(self, keys: Sequence[RecordKey]) -> None:

@@ -38,7 +38,8 @@ class Reasoner(Protocol):
 class Question(msgspec.Struct, frozen=True, kw_only=True):
     """A question as the index needs it. `vectors` are (dim,) float32 of length 1, by the name of
     their model; without any the search is lexical. `traversal_depth`: how many relations away from
-    a hit another memory gains by it; 0: relations are left out. `asked_ms`: the moment that recency
+    a hit another memory gains by it; 0: relations are left out. `is_ranked`: else the order is by
+    words alone, and the answer lacks `ranking`. `asked_ms`: the moment that recency
     and the dates in it are relative to; None: `now_ms`, which says what has expired."""
 
     text: str
@@ -50,6 +51,7 @@ class Question(msgspec.Struct, frozen=True, kw_only=True):
     now_ms: int
     asked_ms: int | None = None
     traversal_depth: int = limits.TRAVERSAL_DEPTH_DEFAULT
+    is_ranked: bool = True
 
 
 class Hit(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,10 +115,15 @@ class HotIndex(Protocol):
         ...
 
     def search(
-        self, scope: ScopeKey, question: Question, lacking: set[str] | None = None
+        self,
+        scope: ScopeKey,
+        question: Question,
+        lacking: set[str] | None = None,
+        times: dict[str, float] | None = None,
     ) -> list[Hit]:
-        """The best k visible memories of a loaded scope, best first. A part that failed and was
-        left out (`expansion`, `ranking`) is added to `lacking` by its name. Raises
+        """The best k visible memories of a loaded scope, best first. A part that failed or was
+        left out (`expansion`, `ranking`) is added to `lacking` by its name; what was tried of
+        `expand` and `rank` is in `times`, with the seconds that it took. Raises
         `ScopeNotLoadedError`."""
         ...
 
@@ -143,8 +150,9 @@ class ExplanationStore(Protocol):
     while they fit, the newest at the longest. Nothing depends on them. Every call may raise
     `Unavailable`."""
 
-    async def put(self, explained: Sequence[Explained], *, now_ms: int) -> None:
-        """Keep these; one that is kept already stays as it is."""
+    async def put(self, explained: Sequence[Explained], *, now_ms: int) -> int | None:
+        """Keep these; one that is kept already stays as it is. Says of when (wall clock) the
+        oldest is that is kept now; None where nothing is."""
         ...
 
     async def get(self, scope: ScopeKey, query_id: str, *, now_ms: int) -> bytes | None:

@@ -131,9 +131,10 @@ async def passed_on(parts: Parts, call: Call, body: bytes, *, until_s: float) ->
     if call.context.is_passed:
         return None
     headers = _headers(call)
+    unheard = parts.members.unheard()  # nor would their answers be
     for member in parts.members.alive():
         left_s = min(PASS_S_MAX, until_s - parts.clock.steady_s())
-        if member == parts.members.name or left_s <= 0:
+        if member == parts.members.name or member in unheard or left_s <= 0:
             continue
         try:
             answer = await parts.peers.pass_on(

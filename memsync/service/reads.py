@@ -20,7 +20,7 @@ from memsync.ports import Answer
 from memsync.service import access, answers, freshness
 from memsync.service.freshness import REPLICATION
 from memsync.service.parts import Call, Parts
-from memsync.wire import context, replies, requests
+from memsync.wire import codec, context, replies, requests
 from memsync.wire.replies import QueryAnswer
 from memsync.wire.requests import GetRequest, ListRequest, QueryRequest
 
@@ -121,7 +121,7 @@ async def query(parts: Parts, call: Call, body: bytes) -> Answer:
     mode = request.consistency or call.context.consistency
     state = await freshness.reach(parts, call, body, mode=mode, until_s=deadline_s)
     if isinstance(state, Answer):
-        return state
+        return _of_other_peer(state)
     note_position(parts, call)
     answer = await parts.recall.answer(
         scope,
@@ -145,6 +145,18 @@ async def _has_positions(
     if request.min_position is not None:
         wanted += context.parse_positions(request.min_position)
     return await parts.progress.wait_for(wanted, (call.arrived_s + deadline_s) / 2)
+
+
+def _of_other_peer(answer: Answer) -> Answer:
+    """What a peer answered that this one has passed a question on to: it says so, and is else as
+    that peer wrote it."""
+    if answer.status != 200:
+        return answer
+    fields = codec.from_json(answer.body, dict[str, msgspec.Raw])
+    found = codec.from_json(fields["freshness"], replies.Freshness)
+    freshness_now = msgspec.structs.replace(found, source="other_peer")
+    body = codec.to_json({**fields, "freshness": freshness_now})
+    return msgspec.structs.replace(answer, body=body)
 
 
 def _lacking_replication(answer: QueryAnswer) -> QueryAnswer:

@@ -31,7 +31,8 @@ class Watermark(_Told, frozen=True, tag="watermark"):
     leases, with the last question of each that it heard: a watermark is the answer to all of them.
     `membership` is the version of the membership that it goes by. `wall_ms` is its clock when it
     spoke. `question` asks all who hear it for a lease, who then name the asker for
-    `limits.GRANT_S`; it is a number that the asker uses once, and 0 where none is asked for.
+    `limits.GRANT_S`; it is a number that the asker uses once (`core.lease.first_question`), and 0
+    where none is asked for.
     """
 
     store_incarnation: int
@@ -64,7 +65,11 @@ class Call(_Told, frozen=True, tag="call"):
 
 
 class Release(_Told, frozen=True, tag="release"):
-    """A member gives its lease up: writes need not wait for it any more."""
+    """A process of a member gives its lease up: writes need not wait for it any more. `question` is
+    the last that it asked, 0 if it never did: so nobody takes it for the word of another process of
+    that name (`core.lease.process_of`)."""
+
+    question: int = 0
 
 
 class Sums(_Told, frozen=True, tag="sums"):

@@ -72,7 +72,8 @@ class BulkAdded(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Freshness(msgspec.Struct, frozen=True, kw_only=True):
-    """Where an answer comes from (peer, other_peer, cache) and how old it is."""
+    """Where an answer comes from, and how old it is. `peer`: the one that was asked; `other_peer`:
+    one that it passed the question on to, being behind itself; `cache`: a gateway's, or nobody."""
 
     source: str = "peer"
     age_ms: float = 0.0

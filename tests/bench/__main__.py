@@ -6,13 +6,14 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from tests.bench import leases, scale
+from tests.bench import healing, leases, scale
 from tests.bench.speed import gate, modes
 
 DEFAULT = "all"
 MODES: Mapping[str, Callable[[list[str]], int]] = {
     **{mode: partial(modes.main, mode=mode) for mode in modes.MODES},
     "gate": gate.main,
+    "healing": healing.main,
     "leases": leases.main,
     "scale": scale.main,
 }

@@ -223,9 +223,9 @@ async def _memory(peer: OnePeer, caller: Caller, plan: Plan, told: Any) -> list[
     ]
 
 
-def table(figures: Sequence[Figure]) -> Table:
+def table(figures: Sequence[Figure], title: str = "one peer, one machine, load and all") -> Table:
     """The figures for a person."""
-    shown = Table(title="one peer, one machine, load and all")
+    shown = Table(title=title)
     shown.add_column("what")
     shown.add_column("value", justify="right")
     shown.add_column("goal", justify="right")

@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from memsync import ids
+from memsync import ids, limits
 from memsync.adapters.sqlite import files, schema
 from memsync.adapters.sqlite.store import SqliteStore, open_store
 from memsync.errors import ConfigurationError, StoreDamaged, Unavailable
+from memsync.ids import RecordKey
 from memsync.wire import codec
 from memsync.wire.operations import Content, Create
 from tests.contracts.stores import SCOPE, apply, frame, memory, on_writer
@@ -293,17 +294,92 @@ async def test_the_writer_finds_damage_too(tmp_path: Path) -> None:
             await store.watch()
 
 
+async def found_by_scrub(store: SqliteStore, *, rows_max: int = 100) -> list[RecordKey]:
+    """The keys of the rows that a scrub finds damaged."""
+    return [key async for part in store.scrub(rows_max=rows_max) for key in part.damaged]
+
+
 async def test_the_scrub_finds_what_no_read_would(tmp_path: Path) -> None:
     async with open_store(tmp_path) as store:
         await apply(store, *(frame(n, memory(n)) for n in range(60)))
-        assert (await store.scrub(memory(1).record[:0], rows_max=100)).next is None  # type: ignore[arg-type]
+        assert await found_by_scrub(store) == []
         # An index that has lost an entry, as when one page of many was not written.
         await on_writer(store, _lose_index_entry)
         assert await store.records([memory(n).record for n in range(60)])
     async with open_store(tmp_path) as store:
         with pytest.raises(StoreDamaged, match="missing from index"):
-            await store.scrub(memory(1).record[:0], rows_max=100)  # type: ignore[arg-type]
+            await found_by_scrub(store)
     assert (tmp_path / files.MARKER).exists()
+
+
+async def test_a_check_of_the_file_rests_many_times_as_long_as_it_took(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_store(tmp_path) as store:
+        await apply(store, *(frame(n, memory(n)) for n in range(60)))
+        assert await found_by_scrub(store) == []  # checked, and nothing was wrong
+        await on_writer(store, _lose_index_entry)
+        monkeypatch.setattr(limits, "FILE_CHECK_REST", 1e9)
+        assert await found_by_scrub(store) == []
+        monkeypatch.setattr(limits, "FILE_CHECK_REST", 0)
+        with pytest.raises(StoreDamaged, match="missing from index"):
+            await found_by_scrub(store)
+
+
+ALTERATIONS = (
+    "state = zeroblob(length(state))",
+    "state = replace(state, 'memory', 'lie')",  # makes text of it
+    "hash = hash + 1",
+    "hash = 'text'",
+    "kind = CAST(kind AS BLOB)",
+    "kind = 'organisation'",
+    "scope = zeroblob(16)",
+    "created_at_ms = NULL",
+    "created_at_ms = created_at_ms + 0.5",
+    "stamp_time = stamp_time - 1",
+    "place = 7",
+    "expires_at_ms = 1",
+    "gone = 1",
+    "text_hash = NULL",
+    "key = zeroblob(16)",
+    "key = 'text'",
+    "row = -row, gone = 1",
+    "row = -9223372036854775808, gone = 1",
+    "row = 9223372036854775807, gone = 1",
+)
+
+
+@pytest.mark.parametrize("alteration", ALTERATIONS)
+async def test_the_scrub_finds_every_column_altered_in_rows_that_it_has_seen_sound(
+    tmp_path: Path, alteration: str
+) -> None:
+    """What is remembered of a part that was sound must not hide anything."""
+    altered = f"UPDATE records SET {alteration} WHERE key = ? RETURNING key"
+    async with open_store(tmp_path) as store:
+        await apply(store, *(frame(n, memory(n)) for n in range(30)))
+        for _ in range(2):
+            assert await found_by_scrub(store, rows_max=8) == []
+        key = memory(17).record
+        ((now,),) = await on_writer(store, lambda db: db.execute(altered, (key,)).fetchall())
+        assert await found_by_scrub(store, rows_max=8) == [now]
+        await store.set_aside([now])
+        assert await found_by_scrub(store, rows_max=8) == []
+        lacking = await store.lacking()
+        assert key in lacking
+        assert all(isinstance(one, bytes) for one in lacking)  # what others can be asked for
+
+
+async def test_a_scrub_ends_however_fast_rows_are_added(tmp_path: Path) -> None:
+    async with open_store(tmp_path) as store:
+        await apply(store, *(frame(n, memory(n)) for n in range(10)))
+        looked_at, added = 0, 10
+        async for part in store.scrub(rows_max=4):
+            looked_at += part.rows
+            more = range(added, added + 8)
+            added += 8
+            await apply(store, *(frame(n, memory(n)) for n in more), first=more[0] + 1)
+            assert added < 100
+        assert looked_at == 10
 
 
 def _lose_index_entry(db: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ import pytest
 from memsync import ids
 from memsync.errors import InvariantBroken
 from memsync.ids import OperationKey, Position, RecordKey, ScopeKey
-from memsync.ports import Store
+from memsync.ports import Scrubbed, Store
 from memsync.wire import codec
 from memsync.wire.exchange import KeptOperation, Row
 from memsync.wire.operations import (
@@ -260,20 +260,43 @@ async def test_a_damaged_row_is_told_and_shown_to_nobody(store: Store) -> None:
     assert len(told) >= 8
 
 
-async def test_a_scrub_finds_damaged_rows_in_pieces(store: Store) -> None:
-    creates = sorted((memory(n) for n in range(10)), key=lambda create: create.record)
+async def scrubbed(store: Store, *, rows_max: int = 4) -> list[Scrubbed]:
+    """Every part of a scrub."""
+    return [part async for part in store.scrub(rows_max=rows_max)]
+
+
+async def found_damaged(store: Store) -> set[RecordKey]:
+    """The rows that a scrub finds damaged; each once."""
+    damaged = [key for part in await scrubbed(store) for key in part.damaged]
+    assert len(damaged) == len(set(damaged))
+    return set(damaged)
+
+
+async def test_a_scrub_finds_damaged_rows_in_parts(store: Store) -> None:
+    assert await scrubbed(store) == []
+    creates = [memory(n) for n in range(10)]
     await apply(store, frame(1, *creates))
     for number in (3, 4, 9):
         await damage(store, creates[number].record)
-    after: RecordKey | None = START
-    damaged, pieces = [], []
-    while after is not None:
-        piece = await store.scrub(after, rows_max=4)
-        after = piece.next
-        damaged += piece.damaged
-        pieces.append(piece.rows)
-    assert damaged == [creates[number].record for number in (3, 4, 9)]
-    assert pieces == [4, 4, 2]
+    parts = await scrubbed(store)
+    assert sum(part.rows for part in parts) == 10
+    assert max(part.rows for part in parts) <= 4
+    assert await found_damaged(store) == {creates[number].record for number in (3, 4, 9)}
+
+
+async def test_a_scrub_finds_what_became_of_rows_that_it_has_seen_sound(store: Store) -> None:
+    creates = [memory(n) for n in range(10)]
+    await apply(store, frame(1, *creates))
+    assert await found_damaged(store) == set()
+    assert await found_damaged(store) == set()
+    await damage(store, creates[3].record)
+    assert await found_damaged(store) == {creates[3].record}
+    assert await found_damaged(store) == {creates[3].record}  # and again, until it is healed
+    tier = Update(creates[5].record, SCOPE, "memory", {"tier": codec.pack("cold")})
+    await apply(store, frame(2, tier, memory(10)), first=2)  # what was written is no damage
+    assert await found_damaged(store) == {creates[3].record}
+    await damage(store, memory(10).record)
+    assert await found_damaged(store) == {creates[3].record, memory(10).record}
 
 
 async def test_what_is_set_aside_is_lacking_until_it_is_joined_again(store: Store) -> None:

@@ -47,7 +47,7 @@ class JoiningAppender:
         self.acks: list[Ack] = []
         self.settled: list[Ack] = []
         self.fault: Exception | None = None
-        self.clock_is_off: str | None = None
+        self.is_unfit_by: str | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self._arrivals: asyncio.Queue[Write] = asyncio.Queue()
@@ -57,8 +57,8 @@ class JoiningAppender:
         return await self._arrivals.get()
 
     def unfit(self) -> str | None:
-        """What `clock_is_off` says."""
-        return self.clock_is_off
+        """What `is_unfit_by` says."""
+        return self.is_unfit_by
 
     def why_not(self) -> str | None:
         """Nothing is known before a write is tried."""

@@ -26,15 +26,19 @@ class SetLeases:
 
 class SetMembers:
     """`engine.members.Members` of a cell whose others are alive; `is_covered` is what waiting for
-    a cover comes to."""
+    a cover comes to, `deaf_to` the holders of leases that are not heard."""
 
     def __init__(self, name: str, others: Sequence[str] = ()) -> None:
         self.name = name
         self.names = (name, *others)
         self.is_covered = True
+        self.deaf_to: list[str] = []
 
     def alive(self) -> list[str]:
         return sorted(self.names)
+
+    def unheard(self) -> list[str]:
+        return self.deaf_to
 
     async def wait_covered(
         self, positions: Sequence[Position], ack: Cover, deadline_s: float

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from memsync.adapters.hot_index import FaissHotIndex
 from memsync.core.records import Record
-from memsync.engine.recall import Breakers, Embedding, Provider, Reasoning, Recall
+from memsync.engine.recall import Breakers, Embedding, Following, Provider, Reasoning, Recall
 from memsync.engine.recall.embedding import QuestionCache
 from memsync.ids import RecordKey, Scope, ScopeKey, scope_key
 from memsync.ports import Embedder, Reasoner
@@ -67,12 +67,15 @@ class LetterModel:
 
 
 class SlowStore(MemoryStore):
-    """A store whose scopes are read when the gate opens, and which may fail."""
+    """A store whose scopes are read when the gate opens, whose records while `reads` is set, and
+    which may fail."""
 
     def __init__(self) -> None:
         super().__init__()
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reads = asyncio.Event()
+        self.reads.set()
         self.loading = asyncio.Event()
         self.loads = 0
         self.error: Exception | None = None
@@ -87,6 +90,7 @@ class SlowStore(MemoryStore):
             yield memories
 
     async def records(self, keys: Sequence[RecordKey]) -> dict[RecordKey, Record]:
+        await self.reads.wait()
         if self.error is not None:
             raise self.error
         return await super().records(keys)
@@ -111,9 +115,21 @@ class Bench:
         self.breakers = Breakers(self.clock)
         self.embedding = Embedding(providers, self.breakers, self.clock, cache)
         self.reasoning = Reasoning(reasoner, self.breakers, self.clock)
-        self.recall = Recall(self.store, self.index, self.embedding, self.reasoning, self.clock)
+        self.recall = self.recalling(Following())
         self.tier = "medium"
         self._sequence = 0
+
+    def recalling(self, following: Following) -> Recall:
+        """A recall over these parts."""
+        return Recall(
+            self.store,
+            self.index,
+            self.embedding,
+            self.reasoning,
+            self.clock,
+            breakers=self.breakers,
+            following=following,
+        )
 
     async def write(self, *operations: Any) -> None:
         """Apply a write as the applier does: the store first, then the index."""

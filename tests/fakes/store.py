@@ -289,14 +289,13 @@ class MemoryStore:
             if self._bucket(record) in buckets
         }
 
-    async def scrub(self, after: RecordKey, *, rows_max: int) -> Scrubbed:
-        """The damaged ones among the next rows."""
-        keys = sorted(key for key in self._records if key > after)[:rows_max]
-        return Scrubbed(
-            next=keys[-1] if len(keys) == rows_max else None,
-            rows=len(keys),
-            damaged=[key for key in keys if key in self._damaged],
-        )
+    async def scrub(self, *, rows_max: int) -> AsyncIterator[Scrubbed]:
+        """The damaged ones among the next rows, in the order of their keys."""
+        after = RecordKey(b"")
+        while keys := sorted(key for key in self._records if key > after)[:rows_max]:
+            damaged = [key for key in keys if key in self._damaged]
+            yield Scrubbed(rows=len(keys), damaged=damaged, worked_s=0.0)
+            after = keys[-1]
 
     async def set_aside(self, keys: Sequence[RecordKey]) -> None:
         """Take out those that are damaged."""

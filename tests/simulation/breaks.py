@@ -50,7 +50,8 @@ def _acknowledge_before_cover() -> AbstractContextManager[Any]:
 
 
 def _ignore_leases() -> AbstractContextManager[Any]:
-    """A majority suffices, whoever answers reads under a lease."""
+    """The coordinator's half: a majority suffices, whoever is named as a holder of a lease. (The
+    other half is `serve-after-the-lease`.)"""
     real = Members._is_covered
 
     def is_covered(self: Members, positions: Sequence[Position], count: int) -> bool:
@@ -69,7 +70,8 @@ def _ignore_leases() -> AbstractContextManager[Any]:
 
 
 def _serve_after_the_lease() -> AbstractContextManager[Any]:
-    """Who ever held a lease goes on as if it had not ended."""
+    """The reader's half of `ignore-leases`: a peer answers as fresh without a lease. Who ever held
+    one goes on as if it had not ended, so no coordinator waits for it."""
 
     def is_held(self: Lease, now_s: float) -> bool:
         return self._until_s > float("-inf")

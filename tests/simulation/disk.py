@@ -14,7 +14,7 @@ from typing import Any
 from memsync.core.records import Record
 from memsync.errors import Unavailable
 from memsync.ids import Position, ScopeKey
-from memsync.ports import Change, LoggedFrame
+from memsync.ports import Change, LoggedFrame, Scrubbed
 from tests.fakes.store import MemoryStore
 
 COMMIT_S_MAX = 0.002
@@ -22,7 +22,7 @@ READ_S_MAX = 0.0006
 UNSYNCED_MAX = 12  # commits; the system writes by itself what is older
 _READS = (
     "record", "records", "records_by_id", "duplicates", "matching", "operation",
-    "rows_after", "rows", "operations_after", "hashes", "scrub",
+    "rows_after", "rows", "operations_after", "hashes",
 )  # fmt: skip
 
 
@@ -101,6 +101,14 @@ class SimulatedStore(MemoryStore):
                 raise Unavailable("store: this process has ended")
             await asyncio.sleep(READ_S_MAX * self.disk.chance.random())
             yield page
+
+    async def scrub(self, *, rows_max: int) -> AsyncIterator[Scrubbed]:
+        """As `memories`."""
+        async for part in super().scrub(rows_max=rows_max):
+            if self.disk is None:
+                raise Unavailable("store: this process has ended")
+            await asyncio.sleep(READ_S_MAX * self.disk.chance.random())
+            yield part
 
     async def _write(self) -> None:
         disk = self.disk

@@ -13,6 +13,7 @@ import httpx
 import msgspec
 import pytest
 
+from memsync.adapters.sqlite.files import text_of
 from memsync.core.records import Record, row_hash
 from memsync.ids import ScopeKey, bucket_of
 from memsync.wire import codec
@@ -31,6 +32,7 @@ def store_of(cluster: Cluster, peer: int) -> Iterator[sqlite3.Connection]:
     """A peer's SQLite file, beside the peer."""
     (path,) = Path(cluster.home).glob(f"**/peer-{peer}/store.sqlite")
     connection = sqlite3.connect(path, timeout=10.0)
+    connection.text_factory = text_of
     try:
         with connection:
             yield connection
@@ -99,6 +101,11 @@ def column(name: str, value: object) -> Harm:
     return alter
 
 
+def replace_in_state(db: sqlite3.Connection, key: bytes) -> None:
+    """As somebody does it in the shell of SQLite: the state is text then, and not UTF-8."""
+    db.execute("UPDATE records SET state = replace(state, 'fact', 'lies') WHERE key = ?", (key,))
+
+
 def alter_sum(db: sqlite3.Connection, key: bytes) -> None:
     db.execute("UPDATE buckets SET sum = sum + 1")
 
@@ -115,7 +122,9 @@ HARMS: dict[str, Harm] = {
     "scope is none": column("scope", "text"),
     "hash is none": column("hash", "text"),
     "state is none": column("state", b""),
+    "state is text": replace_in_state,
     "key": column("key", b"z" * 16),
+    "key is text": column("key", "text"),
     "sums": alter_sum,
 }
 

@@ -76,15 +76,20 @@ def test_an_idle_cluster_takes_something(cluster: Cluster) -> None:
     assert 0.0 < line.value < 200.0
 
 
-def test_a_peer_that_was_away_catches_up(own_cluster: Cluster, tmp_path: Path) -> None:
+def test_a_peer_that_was_away_and_one_that_lost_its_store(
+    own_cluster: Cluster, tmp_path: Path
+) -> None:
     async def measure() -> list[goals.Line]:
         async with rig.opened(own_cluster) as loaded:
-            return await catching_up.lines(loaded, 300, tmp_path, told)
+            found = await catching_up.lines(loaded, 300, tmp_path, told)
+            await loaded.fill(catching_up.scopes_to_rebuild(300), told)
+            return [*found, *await catching_up.rebuilt_lines(loaded, 600, told)]
 
     own_cluster.wait_ready()
-    (line,) = uvloop.run(measure())
-    assert line.figure is not None
-    assert line.figure > 0.0
+    lines = uvloop.run(measure())
+    assert [line.unit for line in lines] == ["/s", "s", "s"]
+    assert all(line.figure is not None and line.figure > 0.0 for line in lines)
+    assert "has 600 memories" in lines[-1].measure
     own_cluster.wait_ready()
 
 

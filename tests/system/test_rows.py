@@ -21,8 +21,10 @@ from tests.system.test_streams_lost import STREAMS, ask, load_on
 
 ROWS = 5_000
 PART = 50
+PAGE_BYTES = 4_096
 PEERS = ("peer-1", "peer-2", "peer-3")
 SAME_WITHIN_S = 40.0
+FOUND_WITHIN_S = 60.0  # a pass of the scrub begins every 30 s
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +111,30 @@ async def test_an_empty_peer_joins_under_load_though_the_log_was_trimmed(harmed:
     assert load.refused == []
     await wait_same(harmed, given + load.given)
     assert "rows.copied" in log_of(harmed, "peer-3")
+
+
+async def test_a_file_that_is_damaged_under_load_is_set_aside_and_filled_again(
+    harmed: Cluster,
+) -> None:
+    """Zeros over most pages of a running peer's file: found by whichever read meets them first, be
+    it the scrub's, since SQLite may have the pages that are asked for in its cache."""
+    async with http_client() as client:
+        given = await add_many(harmed, client, 4 * PART, "memory before the damage")
+    path, old = store_of(harmed, "peer-2"), harmed.pid("peer-2")
+    async with load_on(harmed) as load:
+        await load.grows(20)
+        with path.open("r+b") as file:
+            file.seek(PAGE_BYTES)
+            file.write(bytes(path.stat().st_size - PAGE_BYTES))
+        await asyncio.to_thread(harmed.wait_reborn, "peer-2", old, FOUND_WITHIN_S)
+        await load.grows(50)
+        await asyncio.to_thread(harmed.wait_ready)
+        await load.grows(20)
+    assert load.refused == []
+    await wait_same(harmed, given + load.given)
+    assert "store.set_aside" in log_of(harmed, "peer-2")
+    (aside,) = path.parent.glob("damaged-*")
+    assert (aside / path.name).exists()
 
 
 async def test_a_message_that_is_deleted_from_the_log_is_made_up_for(harmed: Cluster) -> None:

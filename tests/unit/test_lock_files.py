@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 TOP = Path(__file__).parents[2]
-LOCKS = ("lock.txt", "lock-test.txt")
+LOCKS = ("lock.txt", "lock-test.txt", "lock-models.txt")
 PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;]+)", re.MULTILINE)
 
 
@@ -47,3 +47,12 @@ def test_the_locks_hold_what_the_project_asks_for() -> None:
     assert len(wanted) == len(project["dependencies"])  # exact versions only
     assert wanted.items() <= pins(text("lock.txt")).items()
     assert wanted_by_tests.items() <= pins(text("lock-test.txt")).items()
+
+
+def test_the_model_that_is_tested_is_the_one_that_the_extra_names() -> None:
+    """It is no part of the other locks, which pip resolves: it would bring PyTorch along."""
+    extras = tomllib.loads((TOP / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = pins("\n".join(extras["optional-dependencies"]["minilm"]))
+    assert named == pins(text("lock-models.txt"))
+    assert not named.keys() & (pins(text("lock.txt")) | pins(text("lock-test.txt"))).keys()
+    assert not {"torch", "sentence-transformers"} & pins(text("lock-test.txt")).keys()

@@ -94,6 +94,7 @@ BROAD_EXCEPTS = {
         "look",
     ): "a recall stage: answered without it, tagged",
     ("memsync/engine/recall/pipeline.py", "_confidence"): "a recall stage: raw scores, tagged",
+    ("memsync/engine/recall/pipeline.py", "_explained"): "a recall stage: not explained, tagged",
     ("memsync/engine/recall/pipeline.py", "_find"): "a recall stage: no hits, tagged",
     ("memsync/gateway/middleware.py", "__call__"): "the top of a request: it gets an answer",
     ("memsync/service/service.py", "call"): "the top of a request: it gets an answer",

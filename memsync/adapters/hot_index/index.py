@@ -150,22 +150,28 @@ class FaissHotIndex:
                 self._measure(scope)
 
     def search(
-        self, scope: ScopeKey, question: Question, lacking: set[str] | None = None
+        self,
+        scope: ScopeKey,
+        question: Question,
+        lacking: set[str] | None = None,
+        times: dict[str, float] | None = None,
     ) -> list[Hit]:
         """The best k visible memories of a loaded scope, best first; `lacking` takes the names of
-        the parts that failed. Raises `ScopeNotLoadedError`."""
+        the parts that failed or were left out, `times` the seconds of those that were tried. Raises
+        `ScopeNotLoadedError`."""
         with self._lock:
             loaded = self._loaded.get(scope)
             if loaded is None:
                 raise ScopeNotLoadedError(scope.hex())
             self._loaded.move_to_end(scope)
             named = set() if lacking is None else lacking
-            try:
-                return search.search(loaded, question, named)
-            except Exception as error:  # noqa: BLE001 - a recall stage: by words alone, tagged
-                logger().error("recall.ranking_failed", error=type(error).__name__)
-                named.add("ranking")
-                return plain.search(loaded, question)
+            if question.is_ranked:
+                try:
+                    return search.search(loaded, question, named, times)
+                except Exception as error:  # noqa: BLE001 - a recall stage: by words alone, tagged
+                    logger().error("recall.ranking_failed", error=type(error).__name__)
+            named.add("ranking")
+            return plain.search(loaded, question)
 
     def around(
         self, scope: ScopeKey, start: RecordKey | None, *, depth: int, limit: int, now_ms: int

@@ -19,6 +19,7 @@ from memsync.core.recall.intent import asks_assistant, asks_when, recency_intent
 from memsync.core.recall.lexical import is_telling, terms_of
 from memsync.ports import Hit, Question
 from memsync.telemetry import logger
+from memsync.times import Timed
 from memsync.wire.requests import TIERS, QueryFilters, parse_moment
 
 Mask = NDArray[np.bool_]
@@ -36,27 +37,37 @@ class _Found(msgspec.Struct, frozen=True):
     by_named: Mask | None
 
 
-def search(scope: LoadedScope, question: Question, lacking: set[str]) -> list[Hit]:
-    """The best k candidates, best first; `lacking` takes the names of parts that were left out."""
+def search(
+    scope: LoadedScope,
+    question: Question,
+    lacking: set[str],
+    times: dict[str, float] | None = None,
+) -> list[Hit]:
+    """The best k candidates, best first; `lacking` takes the names of parts that were left out,
+    `times` the seconds that `expand` and `rank` took."""
+    times = {} if times is None else times
     candidates = scope.population(question.now_ms).visible
     if question.filters is not None:
         candidates = candidates & passing(scope, question.filters)
     if not candidates.any():
         return []
     found = _found(scope, question, candidates)
-    relevance = ranking.relevance_of(found.evidence)
+    with Timed(times, "rank"):
+        relevance = ranking.relevance_of(found.evidence)
     graph_part: dict[str, ranking.Floats] = {}
     if scope.relations.total:
-        found, relevance, graph_part = _expanded(
-            scope, question, candidates, found, relevance, lacking
-        )
+        with Timed(times, "expand"):
+            found, relevance, graph_part = _expanded(
+                scope, question, candidates, found, relevance, lacking
+            )
     frame, columns = found.frame, scope.columns
     known = {"semantic": relevance.relevance, "importance": frame.of(columns["importance"])}
     known |= _clustered(scope, question, frame)
     if columns["usage"].any():
         known["usage"] = frame.of(columns["usage"])
     known |= graph_part
-    return _ranked(scope, question, found, relevance, known)
+    with Timed(times, "rank"):
+        return _ranked(scope, question, found, relevance, known)
 
 
 def _ranked(

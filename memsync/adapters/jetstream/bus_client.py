@@ -37,10 +37,11 @@ _NAME_CHARS = frozenset(
 
 
 class BusClient(Client):
-    """nats-py's client, with three holes closed (it is pinned for this). Headers that cannot be
+    """nats-py's client, with four holes closed (it is pinned for this). Headers that cannot be
     read ended its read loop, so that one odd message of any caller took the connection down. Its
-    endless search for a server could lose the request to end (see `memsync.tasks`). And a handshake
-    that failed left its socket open until it was collected."""
+    endless search for a server could lose the request to end (see `memsync.tasks`). A handshake
+    that failed left its socket open until it was collected. And what was published while a socket
+    closed was sent after the next connect, however late that was."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +53,10 @@ class BusClient(Client):
     async def _connect_to_server(self, s: Any) -> None:
         if not is_going_on():
             raise asyncio.CancelledError
+        # What was to go over a connection that broke is not sent over the next one: by then others
+        # may have heard newer watermarks, and who waits for an answer to the rest has asked again
+        # or given up. (nats-py subscribes again by itself.)
+        self._pending, self._pending_data_size = [], 0
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
@@ -176,7 +181,7 @@ class BusClient(Client):
             asyncio.get_running_loop().call_soon(self._write)
 
     def _write(self) -> None:
-        """Without a connection nothing is lost: nats-py sends it once it has one again."""
+        """Without a connection nothing is written; the next one begins with nothing to be sent."""
         self._will_write = False
         if not self.is_connected or self._transport is None or not self._pending:
             return

@@ -19,6 +19,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
+from memsync.adapters.sqlite import files
 from memsync.adapters.sqlite import rows as row
 
 Columns: TypeAlias = tuple[Any, ...]
@@ -135,5 +136,6 @@ async def looking_up(uri: str) -> AsyncIterator[LookUps]:
 
 def _connect(uri: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, isolation_level=None)
+    connection.text_factory = files.text_of
     connection.execute("PRAGMA query_only = 1")
     return connection

@@ -55,6 +55,11 @@ def is_hashed(hashed: object, state: object) -> bool:
     return isinstance(hashed, int) and isinstance(state, bytes) and row_hash(state) == hashed & MASK
 
 
+def is_key(key: object) -> bool:
+    """Whether a row's column `key` is one, of whatever row."""
+    return isinstance(key, bytes)
+
+
 def bucket_of(scope: object) -> int:
     """The bucket that a row's column `scope` puts it into; `NO_BUCKET` where that is no scope."""
     return ids.bucket_of(ids.ScopeKey(scope)) if isinstance(scope, bytes) else NO_BUCKET

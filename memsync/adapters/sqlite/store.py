@@ -17,7 +17,7 @@ import aiosqlite
 import msgspec
 
 from memsync import limits, tasks
-from memsync.adapters.sqlite import files, metrics
+from memsync.adapters.sqlite import files, metrics, scrubbing
 from memsync.adapters.sqlite import rows as row
 from memsync.adapters.sqlite.lookups import Columns, Found, Gathered, LookUps, looking_up
 from memsync.adapters.sqlite.writer import COUNTED, Writer, wrong_sums
@@ -59,6 +59,7 @@ class SqliteStore:
         self._readers = readers
         self._next_reader = 0
         self._looking = looking
+        self._scrubbing = scrubbing.Scrubbing(path)
         self.incarnation = writer.incarnation
         self.on_damage: Callable[[Sequence[RecordKey]], None] | None = None
 
@@ -101,10 +102,7 @@ class SqliteStore:
             self._unsynced = error.strerror
         if self._unsynced is not None:
             raise Unavailable(f"store: not synced ({self._unsynced})")
-        try:
-            await asyncio.to_thread(files.checkpoint, self._path)
-        except sqlite3.Error as error:
-            raise self._translated(error) from error
+        await self._beside(files.checkpoint, self._path)
         return positions
 
     async def rows_after(self, after: RecordKey, *, bytes_max: int) -> tuple[list[Row], bool]:
@@ -153,24 +151,14 @@ class SqliteStore:
         found = await self._rows("SELECT scope, key, hash FROM records", ())
         return await asyncio.to_thread(row.hashes_in, found, set(buckets))
 
-    async def scrub(self, after: RecordKey, *, rows_max: int) -> Scrubbed:
-        """Compute rows again, beside the event loop; after the last ones, check the pages and the
-        indexes of the file."""
-        found = await self._rows(
-            f"SELECT {row.COLUMNS} FROM records WHERE key > ? ORDER BY key LIMIT ?",
-            (after, rows_max),
-        )
-        damaged = await asyncio.to_thread(_damaged, found)
-        following = found[-1][0] if len(found) == rows_max else None
-        if following is None:
-            await self._check_file()
-        return Scrubbed(next=following, rows=len(found), damaged=damaged)
-
-    async def _check_file(self) -> None:
-        try:
-            wrong = await asyncio.to_thread(files.check, self._path)
-        except sqlite3.Error as error:
-            raise self._translated(error) from error
+    async def scrub(self, *, rows_max: int) -> AsyncIterator[Scrubbed]:
+        """Compare all rows with what was written, beside the event loop; then check the pages and
+        the indexes of the file, if that is due."""
+        below = scrubbing.ABOVE_ALL
+        while found := await self._beside(self._scrubbing.part, below, rows_max):
+            below, part = found
+            yield part
+        wrong = await self._beside(self._scrubbing.check)
         if wrong is not None:
             raise self._note_damage(wrong)
 
@@ -369,6 +357,13 @@ class SqliteStore:
         finally:
             self._report(self._writer.take_met())
 
+    async def _beside(self, work: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
+        """Do it in a thread, with a connection of its own."""
+        try:
+            return await asyncio.to_thread(work, *arguments, **options)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
     def _report(self, damaged: Sequence[RecordKey]) -> None:
         if not damaged:
             return
@@ -440,6 +435,7 @@ async def open_store(folder: Path, *, cell: str = "") -> AsyncIterator[SqliteSto
         for _ in range(limits.STORE_READERS):
             reader = await aiosqlite.connect(uri, uri=True)
             readers.append(reader)
+            reader.text_factory = files.text_of
             await reader.execute("PRAGMA query_only = 1")
         async with looking_up(uri) as looking:
             yield SqliteStore(path, writer, thread, readers, looking)
@@ -481,10 +477,6 @@ def _decoded(rows: Iterable[tuple[Any, ...]]) -> tuple[list[Record], list[Record
         else:
             found.append(record)
     return found, damaged
-
-
-def _damaged(rows: Sequence[row.Columns]) -> list[RecordKey]:
-    return [RecordKey(columns[0]) for columns in rows if not row.is_sound(columns)]
 
 
 def _is_meant(record: Record, filters: ForgetFilters) -> bool:

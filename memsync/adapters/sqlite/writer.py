@@ -213,7 +213,7 @@ class Writer:
             self._db.executemany("DELETE FROM lacking WHERE key = ?", [(key,) for key in found])
         self._sums |= sums
         self._lacking -= found
-        self._lacking.update(batch.known.damaged)
+        self._lacking.update(filter(row.is_key, batch.known.damaged))
         self.highest_block = highest_block
         return batch.changes
 
@@ -249,7 +249,8 @@ class Writer:
         self._suspects |= {b for b, total in before.items() if total != self._sums.get(b, 0)}
         self._db.executemany("DELETE FROM records WHERE key = ?", [(key,) for key in damaged])
         self._db.executemany(
-            "INSERT OR IGNORE INTO lacking (key) VALUES (?)", [(key,) for key in damaged]
+            "INSERT OR IGNORE INTO lacking (key) VALUES (?)",
+            [(key,) for key in damaged if row.is_key(key)],
         )
         sums = self._counted(buckets)
         self._put_sums(sums)

@@ -13,7 +13,7 @@ import msgspec
 
 from memsync.core.records import Record
 from memsync.wire import codec
-from memsync.wire.operations import KEY_ID_CLEAR, Envelope, MemoryOrigin, Vector
+from memsync.wire.operations import KEY_ID_CLEAR, Envelope, MemoryOrigin, Stamp, Vector
 
 REGISTER = "vector"
 # How a register of this name begins in the packed state of a record. Texts may hold these bytes,
@@ -51,6 +51,22 @@ def lacks_vector(record: Record, model: str, dimensions: int) -> bool:
     return nothing not in origin.content.data or not is_of(
         codec.open_content(origin.content).vector, model, dimensions
     )
+
+
+def last_vector(record: Record) -> tuple[Stamp, Vector, bool] | None:
+    """The stamp of the vector that was written last, the vector, and whether it was written to
+    embed the memory again; None where there is none, or it is sealed."""
+    vector: Vector | None = None
+    if (written := record.registers.get(REGISTER)) is not None:
+        envelope = msgspec.msgpack.decode(written.value, type=Envelope)
+        kind: Any = Vector | None
+        if envelope.key_id == KEY_ID_CLEAR:
+            vector = codec.open_as(envelope, kind)
+        return None if vector is None else (written.stamp, vector, True)
+    origin, created = record.origin, record.origin_stamp
+    if isinstance(origin, MemoryOrigin) and origin.content.key_id == KEY_ID_CLEAR:
+        vector = codec.open_content(origin.content).vector
+    return None if vector is None or created is None else (created, vector, False)
 
 
 def is_of(vector: Vector | None, model: str, dimensions: int) -> bool:

@@ -11,6 +11,9 @@ from memsync.engine import metrics
 from memsync.telemetry import logger
 from memsync.wire.members import Told, Watermark
 
+ONE_MOMENT_S = 0.01
+TRIES = 5
+
 
 class Clocks:
     """What each member's clock says. A silent member's is taken to go on. `is_member` leaves out
@@ -31,13 +34,23 @@ class Clocks:
 
     def apart_ms(self) -> float | None:
         """How far this clock is ahead of the members' median; None where that cannot be said."""
-        now_s = self._clock.steady_s()
+        own_ms, now_s = self._now()
         others = [
             readings.wall_ms(now_s)
             for member, readings in self._readings.items()
             if self._is_member(member)
         ]
-        return apart_ms(self._clock.wall_ms(), others)
+        return apart_ms(own_ms, others)
+
+    def _now(self) -> tuple[int, float]:
+        """Both clocks of this machine at one moment: a busy one may let this process wait between
+        two readings, and the wall clock would seem to have been put forward."""
+        own_ms, now_s = 0, self._clock.steady_s()
+        for _ in range(TRIES):
+            began_s, own_ms, now_s = now_s, self._clock.wall_ms(), self._clock.steady_s()
+            if now_s - began_s < ONE_MOMENT_S:
+                break
+        return own_ms, now_s
 
     def member_apart_ms(self, member: str) -> float | None:
         """How far another member's clock is ahead of this one; None for one that was not heard. It
@@ -45,7 +58,8 @@ class Clocks:
         readings = self._readings.get(member)
         if readings is None:
             return None
-        return round(readings.wall_ms(self._clock.steady_s()) - self._clock.wall_ms(), 1)
+        own_ms, now_s = self._now()
+        return round(readings.wall_ms(now_s) - own_ms, 1)
 
     def fault(self) -> str | None:
         """Why this clock must not stamp anything now; looked at for every write, so that a step

@@ -5,7 +5,7 @@
 - For a lease, with each watermark to all, as long as this peer keeps up; the next watermark of each
   who hears it is its answer. So leases cost no message. A peer that could not apply the answers in
   time waits before it asks again, longer each time: whoever is named in watermarks and does not
-  keep up would delay everybody's writes.
+  keep up would delay everybody's writes. One that stood still, as may happen once, asks at once.
 - On the spot, for a caller, where there is no lease. That grants nothing and delays nobody. Callers
   share a question, but only one that is sent after they came.
 """
@@ -21,7 +21,7 @@ from typing import Literal
 
 from memsync import limits
 from memsync.clock import Clock
-from memsync.core.lease import Lease, Survey
+from memsync.core.lease import Lease, Survey, first_question
 from memsync.engine import metrics
 from memsync.engine.cell.members import Members
 from memsync.engine.progress import Progress
@@ -35,6 +35,8 @@ from memsync.wire.members import Answer, Question, Release, Told, Watermark
 Freshness = Literal["fresh", "behind", "alone"]
 LAG_PAUSE_S_FIRST = 1.0
 LAG_PAUSE_S_MAX = 30.0
+STALL_S = 0.3  # between two looks, a watermark to all apart: this process stood still
+STALLS_APART_S = 10.0  # who stands still more often than that does not keep up
 ALONE_S = 0.5  # how long an unanswered question is taken for the answer to the next ones
 ANSWERS_QUEUED_MAX = 64
 SURVEYS_KEPT = 8
@@ -58,10 +60,13 @@ class Leases:
         self._clock = clock
         self._why_not = why_not
         self._lease = Lease()
-        self._tokens = itertools.count(secrets.randbits(48) + 1)
+        self._tokens = itertools.count(first_question(secrets.randbits(30) + 1))
         self._surveys: dict[int, Survey] = {}  # on the spot, by token
         self._asked: dict[int, Survey] = {}  # for a lease, by question; the oldest first
         self._asked_s = float("-inf")
+        self._last_question = 0
+        self._looked_s = float("-inf")  # for what has become of the questions,
+        self._stalled_s = float("-inf")  # and when it was seen that this process had stood still
         self._callers: list[asyncio.Future[Survey | None]] = []
         self._called = asyncio.Event()
         self._answers: deque[tuple[str, bytes]] = deque(maxlen=ANSWERS_QUEUED_MAX)
@@ -69,6 +74,7 @@ class Leases:
         self._alone_until_s = float("-inf")
         self._lag_pause_s = LAG_PAUSE_S_FIRST
         self._ask_again_s = float("-inf")
+        self._is_late = False  # that is why it waits
         self._is_released = False
         members.ask = self._ask
         members.listeners.append(self._hear)
@@ -119,13 +125,25 @@ class Leases:
     def _is_complete(self) -> bool:
         return self._progress.has_reached_start() and self._why_not() is None
 
+    def why_none(self) -> str | None:
+        """Why this peer asks for no lease at the moment, though nothing else is in its way."""
+        left_s = self._ask_again_s - self._clock.steady_s()
+        if left_s <= 0 or not self._is_late:
+            return None
+        return (
+            "this peer does not keep up with the others, who therefore do not wait for it: its "
+            f"disk or its processor is slow; it asks for a lease again in {left_s:.0f} s"
+        )
+
     async def release(self) -> None:
         """Give the lease up for good, and tell the others: before this process ends."""
         self._is_released = True
         self._lease.give_up()
         metrics.LEASE_HELD.set(0)
         try:
-            await self._marks.tell(codec.pack(Release(self._members.name, self._members.cell)))
+            await self._marks.tell(
+                codec.pack(Release(self._members.name, self._members.cell, self._last_question))
+            )
         except Unavailable:
             pass  # then it runs out by itself
 
@@ -152,6 +170,7 @@ class Leases:
         """The question that goes with the next watermark to all; 0 where none may."""
         metrics.LEASE_HELD.set(self.is_fresh())
         now_s = self._clock.steady_s()
+        self._note_stall(now_s)
         oldest = next(iter(self._asked.values()), None)
         if oldest is not None and now_s >= oldest.sent_s + limits.LEASE_S:
             self._wait_before_asking(now_s)
@@ -160,7 +179,14 @@ class Leases:
         self._asked_s = now_s
         survey = self._new_survey()
         self._asked[survey.token] = survey
+        self._last_question = survey.token
         return survey.token
+
+    def _note_stall(self, now_s: float) -> None:
+        stood_still = self._asked and now_s - self._looked_s > STALL_S
+        if stood_still and now_s - self._stalled_s >= STALLS_APART_S:
+            self._stalled_s = now_s
+        self._looked_s = now_s
 
     def _may_ask(self) -> bool:
         return (
@@ -173,11 +199,17 @@ class Leases:
         )
 
     def _take_lease(self) -> None:
-        """Hold the lease that was asked for last, of those whose answers are all applied here."""
-        satisfied = [token for token, survey in self._asked.items() if self._is_satisfied(survey)]
+        """Hold the lease that was asked for last, of those whose answers are all applied here. One
+        that is over by now is of no use: it is left to `_wait_before_asking`."""
+        now_s = self._clock.steady_s()
+        satisfied = [
+            token
+            for token, survey in self._asked.items()
+            if now_s < survey.sent_s + limits.LEASE_S and self._is_satisfied(survey)
+        ]
         if not satisfied:
             return
-        if self._lease.is_held(self._clock.steady_s()):
+        if self._lease.is_held(now_s):
             self._lag_pause_s = LAG_PAUSE_S_FIRST
         if not self._is_released and self._is_complete():
             self._lease.hold(self._asked[satisfied[-1]].sent_s)
@@ -185,18 +217,23 @@ class Leases:
 
     def _wait_before_asking(self, now_s: float) -> None:
         """What was asked for is over, and this peer does not hold it: too few answered, or it could
-        not apply in time what they said."""
+        not apply in time what they said. What it asked before it stood still shows neither."""
         members, current = self._members, self._members.membership.version
-        asked = [survey for survey in self._asked.values() if survey.membership == current]
+        asked = [
+            survey
+            for survey in self._asked.values()
+            if survey.membership == current and survey.sent_s >= self._stalled_s
+        ]
         self._asked.clear()
         if not asked:
-            return  # the members of now were not asked yet
+            return  # the members of now were not asked yet, or not since this process goes on
         if not any(survey.has_majority(members.names, members.name) for survey in asked):
             # Those who did hear it name this peer: for about half of the time.
+            self._is_late = False
             self._ask_again_s = now_s + limits.LEASE_S + 2 * limits.GRANT_S
             metrics.QUESTIONS_UNANSWERED.inc()
             return
-        self._ask_again_s = now_s + self._lag_pause_s
+        self._is_late, self._ask_again_s = True, now_s + self._lag_pause_s
         logger().warning("lease.lost_by_lag", pause_s=self._lag_pause_s)
         metrics.LEASES_LOST.inc()
         self._lag_pause_s = min(LAG_PAUSE_S_MAX, 2 * self._lag_pause_s)
@@ -260,8 +297,8 @@ class Leases:
             case Answer(token=token) if token in self._surveys:
                 self._surveys[token].hear(told.member, told.positions)
                 self._progress.recheck()
-            case Release():
-                self._members.grants.drop(told.member)
+            case Release(question=question):
+                self._members.grants.drop(told.member, question)
             case _:
                 pass  # sums and calls are others' business
 

@@ -20,7 +20,7 @@ import msgspec
 
 from memsync import limits
 from memsync.clock import Clock
-from memsync.core.lease import Grants, covers, furthest
+from memsync.core.lease import Grants, Unheard, covers, furthest
 from memsync.core.membership import Membership
 from memsync.engine import metrics
 from memsync.engine.progress import Progress
@@ -68,6 +68,8 @@ class Members:
         self._own = own
         self._incarnation = incarnation
         self._heard: dict[str, tuple[float, Watermark]] = {}
+        self._unheard = Unheard()
+        self._was_deaf_to: list[str] = []
         self.ask: Callable[[], int] = lambda: 0
         self._has_news = False  # since all were told
         self._told_all_s = float("-inf")
@@ -137,6 +139,25 @@ class Members:
         """Whether a majority of the configured members is alive."""
         return len(self.alive()) >= self.majority
 
+    def unheard(self) -> list[str]:
+        """The members that this peer does not hear while others name them as holders of leases: no
+        write that it coordinates can be covered."""
+        holders = self._unheard.holders(self._clock.steady_s())
+        return sorted(name for name in holders if name in self.names)
+
+    def why_deaf(self) -> str | None:
+        """Why this peer must leave writes to others that can hear all holders of leases."""
+        if not (unheard := self.unheard()):
+            return None
+        return f"this peer does not hear {', '.join(unheard)}, to whom others grant leases"
+
+    def why_no_cover(self) -> str | None:
+        """Why no write can be covered, as things are now."""
+        alive = self.alive()
+        if len(alive) < self.majority:
+            return f"{len(alive)} of {len(self.names)} members alive"
+        return self.why_deaf()
+
     def is_first_alive(self) -> bool:
         """Whether it falls to this member to do what one of them should: the first by name."""
         return self.alive()[:1] == [self.name]
@@ -152,6 +173,10 @@ class Members:
         """The last watermark of each member that was heard, and this one's own."""
         return {**{name: mark for name, (_, mark) in self._heard.items()}, self.name: self._own()}
 
+    def others(self) -> dict[int, str]:
+        """The processes of the other members, as told last: incarnation -> name."""
+        return {mark.incarnation: name for name, (_, mark) in self._heard.items()}
+
     def heard_ends(self) -> list[Position]:
         """The furthest position that any member has told, in each generation of each stripe."""
         told = [p for _, mark in self._heard.values() for p in mark.positions]
@@ -166,7 +191,7 @@ class Members:
         """Frames of these coordinators were applied here, who wait to hear that. One that was not
         heard yet may be anybody."""
         own = self._incarnation()
-        names = {mark.incarnation: name for name, (_, mark) in self._heard.items()}
+        names = self.others()
         for incarnation in incarnations:
             if incarnation != own:
                 self._owe(names.get(incarnation, EVERYBODY))
@@ -248,8 +273,19 @@ class Members:
         metrics.MEMBERS_ALIVE.set(alive)
         lonely = f"{alive} of {len(self.names)} members alive" if alive < self.majority else None
         self._progress.set_behind("members", lonely)
-        for entry in [e for e in self._waiting if self._needed(e.ack) > alive]:
+        unheard = self.unheard()
+        if unheard != self._was_deaf_to:
+            logger().warning("holders.unheard", members=unheard)
+            self._was_deaf_to = unheard
+        hopeless = [e for e in self._waiting if self._needed(e.ack) > alive]
+        hopeless += [e for e in self._waiting if e not in hopeless and self._lack(unheard, e)]
+        for entry in hopeless:
             self._end(entry, is_covered=False)
+
+    def _lack(self, unheard: Collection[str], entry: _Waiting) -> bool:
+        """Whether one of those whom this peer does not hear must have a frame, and has not told."""
+        told = [self._heard[name][1].positions if name in self._heard else [] for name in unheard]
+        return not all(covers(positions, entry.positions) for positions in told)
 
     def _note_lag(self) -> None:
         """Have answers from here tagged while others have what this peer has not, for a while."""
@@ -266,7 +302,8 @@ class Members:
     ) -> bool:
         """Wait until this peer, a majority of the members or all of them (`ack`), and whoever may
         hold a lease have applied the frame that lies at `positions` (one suffices); False at the
-        deadline (steady clock), and as soon as too few are alive.
+        deadline (steady clock), and as soon as too few are alive or one that may hold a lease is
+        not heard here.
 
         How many that is, is looked up when it is judged: the membership may change meanwhile. And
         only members that go by the same membership count: so a peer that has not heard of the last
@@ -335,7 +372,7 @@ class Members:
         elif mark.member in self.names:
             self._hear_member(mark)
         elif isinstance(mark, Release):  # of one that was removed: no write needs to wait for it
-            self.grants.drop(mark.member)
+            self.grants.drop(mark.member, mark.question)
 
     def _note_stranger(self, told: Told) -> None:
         """Say that somebody of another cell uses this one's subjects, once a minute."""
@@ -356,6 +393,7 @@ class Members:
 
     def _hear_member(self, told: Told) -> None:
         if isinstance(told, Watermark):
+            self._hear_of_holders(told)
             self._heard[told.member] = (self._clock.steady_s(), told)
             self._check_waiting()
         elif isinstance(told, Call):
@@ -364,6 +402,15 @@ class Members:
             self._owe(told.member)
         for listen in self.listeners:
             listen(told)
+
+    def _hear_of_holders(self, mark: Watermark) -> None:
+        """Note who was heard, here and by the teller."""
+        self._unheard.hear(mark.member, mark.question)
+        before = self._heard.get(mark.member)
+        known = before[1].leases if before is not None else mark.leases
+        for holder, question in mark.leases.items():
+            if holder != self.name and known.get(holder) != question:
+                self._unheard.hear_of(holder, question, self._clock.steady_s())
 
 
 class _Waiting(msgspec.Struct, frozen=True, eq=False):

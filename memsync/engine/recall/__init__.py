@@ -3,6 +3,7 @@ answer.
 """
 
 from memsync.engine.recall.breakers import Breakers
+from memsync.engine.recall.differing import Differing
 from memsync.engine.recall.embedding import Embedding, Provider
 from memsync.engine.recall.explaining import Explanations
 from memsync.engine.recall.kept.results import Results
@@ -14,6 +15,6 @@ from memsync.engine.recall.report import said_of
 from memsync.engine.recall.uses import Uses
 
 __all__ = [
-    "Breakers", "Embedding", "Explanations", "Following", "MeasuredIndex", "Provider", "Reasoning",
-    "Recall", "Reembedding", "Results", "Shown", "Uses", "said_of",
+    "Breakers", "Differing", "Embedding", "Explanations", "Following", "MeasuredIndex", "Provider",
+    "Reasoning", "Recall", "Reembedding", "Results", "Shown", "Uses", "said_of",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """The breakers of a peer: one for each organisation and provider, so that what one organisation's
-questions do to a provider takes it from nobody else.
+questions do to a provider takes it from nobody else. A stage of a recall that is reckoned in this
+process (`expand`, `rank`, `explain`) has one of its own, as if it were a provider: what fails at
+each question of an organisation is left out for a while, not tried and logged each time.
 
 Only those that something has failed at since their last success are held, the longest untouched
 ones are forgotten beyond `limits.BREAKERS_MAX`, and a forgotten one is closed.
@@ -10,6 +12,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from functools import partial
+from typing import Literal
 
 import msgspec
 
@@ -19,6 +22,10 @@ from memsync.core.recall.breaker import Breaker, State
 from memsync.engine.recall import metrics
 from memsync.telemetry import logger
 
+# Stages, as names of providers.
+EXPAND: Literal["expand"] = "expand"
+RANK: Literal["rank"] = "rank"
+EXPLAIN: Literal["explain"] = "explain"
 STATES: tuple[State, ...] = ("open", "probing")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
@@ -11,8 +11,11 @@ from memsync.clock import Clock
 from memsync.engine.recall import metrics
 from memsync.ports import Hit, Question
 
-Stage = Literal["load", "embed", "reason", "search", "read", "answer", "cache", "all"]
-STAGES: tuple[Stage, ...] = ("load", "embed", "reason", "search", "read", "answer", "cache", "all")
+Stage = Literal[
+    "load", "embed", "reason", "search", "expand", "rank", "read", "answer", "cache", "explain",
+    "all"
+]  # fmt: skip
+STAGES: tuple[Stage, ...] = get_args(Stage)
 _SECONDS = {name: metrics.RECALL_SECONDS.of(name) for name in STAGES}
 _NOTHING: frozenset[str] = frozenset()
 
@@ -42,6 +45,13 @@ class Course:
         self.models = tuple(question.vectors)
         if hits:
             self.weights = hits[0].weights
+
+    def note_part(self, name: Stage, took_s: float | None, lacking: set[str]) -> None:
+        """Report what was done inside another stage; None: it was left out."""
+        if took_s is not None:
+            _SECONDS[name].observe(took_s)
+        self.reports.append(Report(name, round((took_s or 0.0) * 1_000, 3), tuple(lacking)))
+        self.lacking |= lacking
 
     def after(self, share: float) -> float:
         """When a share of the whole time is over."""

@@ -198,6 +198,11 @@ class Embedding:
         return np.concatenate(found)
 
     @property
+    def models(self) -> Collection[str]:
+        """Of all providers: what a memory may be embedded with that is written here."""
+        return self._by_model.keys()
+
+    @property
     def dimensions(self) -> int:
         """Of the primary's vectors; 0 without a provider."""
         return self.providers[0].embedder.dimensions if self.providers else 0

@@ -113,7 +113,10 @@ class Explanations:
             while left > 0:
                 batch = [self._queue[n] for n in range(min(left, WRITTEN_AT_ONCE))]
                 packed = await asyncio.to_thread(_packed, batch)
-                await self._store.put(packed, now_ms=self._clock.wall_ms())
+                now_ms = self._clock.wall_ms()
+                oldest_ms = await self._store.put(packed, now_ms=now_ms)
+                age_ms = 0 if oldest_ms is None else max(0, now_ms - oldest_ms)
+                metrics.EXPLANATIONS_AGE.set(age_ms / 1000)
                 for _ in batch:
                     self._queue.popleft()
                 left -= len(batch)

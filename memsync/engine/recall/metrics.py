@@ -8,8 +8,8 @@ from memsync.times import TimesByLabel
 
 RECALL_SECONDS = TimesByLabel(
     "memsync_recall_seconds",
-    "Time that recalls spent, by stage (load, embed, search with expand and rank, reason, read, "
-    "answer; all is the whole recall).",
+    "Time that recalls spent, by stage (load, embed, search with expand and rank in it, these by "
+    "themselves, reason, read, answer, cache; all is the whole recall; explain comes after it).",
     "stage",
     buckets=(0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5),
 )
@@ -20,7 +20,7 @@ RECALL_DEGRADED_TOTAL = Counter(
 )
 PROVIDER_FAILURES = Counter(
     "memsync_provider_failures_total",
-    "Calls of models (and of the cache of questions) that failed, by provider.",
+    "Calls of models, caches and stages of recalls that failed, by provider.",
     ["provider"],
 )
 MEMORIES_TO_EMBED = Gauge(
@@ -32,12 +32,13 @@ MEMORIES_EMBEDDED = Counter(
 )
 BREAKER_OPENED = Counter(
     "memsync_breaker_opened_total",
-    "How often a provider failed so often in a row that it is left alone, by provider.",
+    "How often a provider or a stage failed so often in a row that it is left alone, by provider.",
     ["provider"],
 )
 BREAKER_STATE = Gauge(
     "memsync_breaker_state",
-    "For how many organisations a provider is left alone (open) or tried again (probing).",
+    "For how many organisations a provider or a stage is left alone (open) or tried again "
+    "(probing).",
     ["provider", "state"],
 )
 HOT_INDEX_BYTES = Gauge(
@@ -65,6 +66,11 @@ USES_UNPUBLISHED = Counter(
 )
 EXPLANATIONS_DROPPED = Counter(
     "memsync_explanations_dropped_total", "Answers that are not explained: too many wait."
+)
+EXPLANATIONS_AGE = Gauge(
+    "memsync_explanations_oldest_age_seconds",
+    "How old the oldest explanation is that this peer keeps, as of its last write; below 7 days on "
+    "a peer that is older: they do not all fit (explanations_bytes_max). 0: none since the start.",
 )
 EXPLANATIONS_UNWRITTEN = Counter(
     "memsync_explanations_unwritten_total", "Times that explanations could not be written."

@@ -4,16 +4,20 @@
              without any other stage; only answers that lack nothing are kept     tagged `cache`
     load     the scope's hot index, at its first use                     tagged `search`
     embed    the question's vectors, by cache or providers               tagged `embedding`, `cache`
-    search   the hot index: evidence, expansion and rank over all of the scope, in one step;
-             a part that failed is left out              tagged `search`, `expansion`, `ranking`
+    search   the hot index: the evidence of all of the scope                 tagged `search`
+    expand   in the same step: what relations lead to                     tagged `expansion`
+    rank     in the same step: the order by all of it, or by words alone    tagged `ranking`
     reason   at tier high, beside the others: a chat model splits the question, and what its parts
              find is ranked in; without it the question stands as it is  tagged `reasoning`
     read     the records of the hits                                     tagged `search`
     answer   what is still visible, as the caller reads it
+    explain  afterwards: why it is so                                tagged `explainability`
 
-Only `search` is essential, and it needs nothing but this process. Each stage may use a share of
-what is left until one absolute deadline (limits.RECALL_BUDGET_MS by computation tier, or the
-caller's if that is sooner); what was gathered by then is ranked and returned, in the same shape.
+Only `search` is essential, and it needs nothing but this process: it has no breaker, since nothing
+could take its place. What fails again and again of the others is left out for a while. Each stage
+may use a share of what is left until one absolute deadline (limits.RECALL_BUDGET_MS by computation
+tier, or the caller's if that is sooner); what was gathered by then is ranked and returned, in the
+same shape.
 What was missing is named in `degraded_components`. A recall raises nothing but cancellation.
 """
 
@@ -30,7 +34,8 @@ from memsync.clock import Clock
 from memsync.core.recall.intent import query_intent
 from memsync.engine.recall import answer as answers
 from memsync.engine.recall import metrics
-from memsync.engine.recall.course import Course
+from memsync.engine.recall.breakers import EXPAND, EXPLAIN, RANK, Breakers, Ticket
+from memsync.engine.recall.course import Course, Stage
 from memsync.engine.recall.embedding import Embedding
 from memsync.engine.recall.explaining import Explanations
 from memsync.engine.recall.kept.results import Result, Results
@@ -50,6 +55,8 @@ EMBED_SHARE = 0.4  # of the time that is left then
 SEARCHES_MAX = 3  # a scope that is evicted so often before it is searched does not fit with others
 EXPAND_S = 0.005  # what following relations may take; with less time left they are left out
 READ_S_MIN = 0.02  # hits in hand are worth being a little late for
+# The parts of a search that may be left out, and what an answer lacks then.
+PARTS: tuple[tuple[Stage, str], ...] = ((EXPAND, "expansion"), (RANK, "ranking"))
 # The order in which an answer names what it lacked.
 COMPONENTS = ("embedding", "search", "expansion", "reasoning", "ranking", "calibration",
               "explainability", "cache", "replication")  # fmt: skip
@@ -103,9 +110,13 @@ class Recall:
         reasoning: Reasoning,
         clock: Clock,
         *,
+        breakers: Breakers,
         following: Following | None = None,
     ) -> None:
         following = following or Following()
+        self._breakers = breakers
+        for stage in (EXPAND, RANK, EXPLAIN):
+            breakers.show_state(stage)
         self._store = store
         self._index = index
         self._clock = clock
@@ -160,24 +171,41 @@ class Recall:
         explanations = self._explanations
         if explanations is not None and not explanations.has_room():
             course.lacking.add("explainability")
-        self._count(course.lacking)
         reply = msgspec.structs.replace(
             reply,
             query_id=_new_id() if explanations is None else explanations.new_id(),
             latency_ms=round(latency_ms, 3),
             sla_met=latency_ms <= target_ms,
-            degraded=bool(course.lacking),
-            degraded_components=[name for name in COMPONENTS if name in course.lacking],
         )
-        return (
-            reply if explanations is None else explanations.explained(scope, request, reply, course)
-        )
+        reply = self._explained(scope, request, _tagged(reply, course), course)
+        self._count(course.lacking)
+        return reply
 
     async def explanation(self, scope: Scope, query_id: str) -> bytes | None:
         """Why a question of this scope was answered here as it was, as JSON."""
         if self._explanations is None:
             return None
         return await self._explanations.find(scope, query_id)
+
+    def _explained(
+        self, scope: Scope, request: QueryRequest, reply: QueryAnswer, course: Course
+    ) -> QueryAnswer:
+        """The explain stage: an answer that is explained now or later, or says that it is not."""
+        if self._explanations is None:
+            return reply
+        ticket = self._breakers.ask(scope.organisation, EXPLAIN)
+        if ticket is not None:
+            try:
+                with course.stage("explain"):
+                    reply = self._explanations.explained(scope, request, reply, course)
+            except Exception as error:  # noqa: BLE001 - a recall stage: not explained, tagged
+                self._stage_failed(ticket)
+                logger().error("recall.explaining_failed", error=type(error).__name__)
+            else:
+                self._breakers.succeeded(ticket)
+                return reply
+        course.lacking.add("explainability")
+        return _tagged(reply, course)
 
     async def _kept_or_made(
         self, scope: Scope, request: QueryRequest, course: Course
@@ -254,7 +282,7 @@ class Recall:
         again = msgspec.structs.replace(request, query=part)
         question = await self._question(key, scope, again, course)
         try:
-            return self._index.search(key, question, course.lacking)
+            return self._search(key, question, scope.organisation, course)
         except ScopeNotLoadedError:
             course.lacking.add("reasoning")
             return []
@@ -271,13 +299,55 @@ class Recall:
                 return None
             question = await self._question(key, scope, request, course)
             try:
-                with course.stage("search"):
-                    hits = self._index.search(key, question, course.lacking)
+                hits = self._search(key, question, scope.organisation, course)
                 course.note_search(question, hits)
                 return hits
             except ScopeNotLoadedError:
                 continue  # another scope's load, in its thread, has just taken its place
         return None
+
+    def _search(
+        self, key: ScopeKey, question: Question, organisation: int, course: Course
+    ) -> list[Hit]:
+        """The hits of one search, without the parts that failed too often lately. Raises
+        `ScopeNotLoadedError`."""
+        tickets: dict[str, Ticket | None]
+        tickets = {part: self._breakers.ask(organisation, part) for part, _ in PARTS}
+        if tickets[EXPAND] is None or tickets[RANK] is None:
+            question = msgspec.structs.replace(
+                question,
+                traversal_depth=0 if tickets[EXPAND] is None else question.traversal_depth,
+                is_ranked=tickets[RANK] is not None,
+            )
+        lacking: set[str] = set()
+        times: dict[str, float] = {}
+        try:
+            with course.stage("search"):
+                return self._index.search(key, question, lacking, times)
+        finally:
+            if not question.traversal_depth:
+                times.pop(EXPAND, None)  # it only said that it was left out
+            for part, component in PARTS:
+                lacks = {component} & lacking
+                if part in times or lacks:
+                    course.note_part(part, times.get(part), lacks)
+                was_tried = part in times or (part == RANK and bool(lacks))
+                self._judge(tickets[part], was_tried=was_tried, has_failed=bool(lacks))
+
+    def _judge(self, ticket: Ticket | None, *, was_tried: bool, has_failed: bool) -> None:
+        """Tell the breaker of a part what came of it."""
+        if ticket is None:
+            return
+        if not was_tried:
+            self._breakers.given_up(ticket)
+        elif has_failed:
+            self._stage_failed(ticket)
+        else:
+            self._breakers.succeeded(ticket)
+
+    def _stage_failed(self, ticket: Ticket) -> None:
+        self._breakers.failed(ticket)
+        metrics.PROVIDER_FAILURES.labels(ticket.provider).inc()
 
     async def _question(
         self, key: ScopeKey, scope: Scope, request: QueryRequest, course: Course
@@ -378,6 +448,15 @@ class Recall:
     def _count(self, lacking: set[str]) -> None:
         for component in lacking:
             metrics.RECALL_DEGRADED_TOTAL.labels(component).inc()
+
+
+def _tagged(reply: QueryAnswer, course: Course) -> QueryAnswer:
+    """The answer, which says what it lacks."""
+    return msgspec.structs.replace(
+        reply,
+        degraded=bool(course.lacking),
+        degraded_components=[name for name in COMPONENTS if name in course.lacking],
+    )
 
 
 def question_k(request: QueryRequest) -> int:

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from memsync.engine.recall.breakers import Breakers
+from memsync.engine.recall.differing import Differing
 from memsync.engine.recall.embedding import Embedding
 from memsync.engine.recall.reembedding import Reembedding
 
 
-def said_of(embedding: Embedding, breakers: Breakers, reembedding: Reembedding) -> str:
-    """ "ok" where only the built-in model is there and nothing is to be told, else "ok: " with the
-    embedders in their order, whom breakers keep from being asked, and what lacks a vector. Never a
-    failure: recalls and writes go on."""
+def said_of(
+    embedding: Embedding,
+    breakers: Breakers,
+    reembedding: Reembedding,
+    differing: Differing | None = None,
+    members: Mapping[int, str] | None = None,
+) -> str:
+    """ "ok" where only the built-in model is there and nothing is to be told, else "ok: " with
+    which of the `members` (incarnation of the process -> name) embed otherwise, the embedders in
+    their order, whom breakers keep from being asked, and what lacks a vector. Never a failure:
+    recalls and writes go on."""
     facts = []
+    if differing is not None and (warning := differing.said(members or {})) is not None:
+        facts.append(warning)
     if not embedding.providers:
         facts.append("no embedder, recall is by words")
     elif any(not provider.is_inline for provider in embedding.providers):

@@ -64,6 +64,16 @@ class _Pending(msgspec.Struct, eq=False):
     future: asyncio.Future[Written]
 
 
+class _Sending(msgspec.Struct, frozen=True, eq=False):
+    """A frame under way. `applied` is what its join here comes to."""
+
+    batch: list[_Pending]
+    frame: Frame
+    data: bytes
+    applied: asyncio.Future[Applied]
+    deadline_s: float
+
+
 class Appender:
     """Coordinates writes. One per peer; ready after `start`."""
 
@@ -121,14 +131,19 @@ class Appender:
             return "no id block yet"
         if (fault := self._clocks.fault()) is not None:
             return fault
-        alive = self._members.alive()
-        if len(alive) < self._members.majority:
-            return f"{len(alive)} of {len(self._members.names)} members alive"
-        return None
+        return self._members.why_no_cover()
 
     def unfit(self) -> str | None:
-        """Why this peer must not stamp writes, which others can take instead."""
-        return self._members.fault or self._clocks.fault()
+        """Why this peer leaves writes to others, as long as one of them takes them: it could not
+        take them at all, or it may lack what they go by."""
+        return (
+            self._applier.broken
+            or self._applier.failing
+            or next(iter(self._progress.lacking().values()), None)
+            or self._members.fault
+            or self._clocks.fault()
+            or self._members.why_deaf()
+        )
 
     def stamp(self, above: Iterable[Stamp] = ()) -> Stamp:
         """A stamp above the clock, above all that this process gave, and above `above`."""
@@ -253,7 +268,7 @@ class Appender:
             frame, data = self._frames.make([pending.packed for pending in batch])
             metrics.FRAME_WRITES.observe(len(batch))
             applied = self._applier.expect(frame)
-            places = await self._store_frame(frame, data, batch, deadline_s)
+            places = await self._store_frame(_Sending(batch, frame, data, applied, deadline_s))
             took_s = min(self._clock.steady_s() - began_s, USUAL_S_MAX)
             self._usual_s += (took_s - self._usual_s) / 8
             self._resolve(batch, "quorum", places[-1], await self._applier.joined(frame, applied))
@@ -280,18 +295,17 @@ class Appender:
                 records = {key: applied[key] for key in keys if key in applied}
                 pending.future.set_result(Written(position=position, records=records))
 
-    async def _store_frame(
-        self, frame: Frame, data: bytes, batch: Sequence[_Pending], deadline_s: float
-    ) -> list[Position]:
+    async def _store_frame(self, sending: _Sending) -> list[Position]:
         """Publish on one stripe after the other until enough members have the frame; where it lies.
         Whoever has it from one stripe counts, whichever it is."""
         places: list[Position] = []
         unknown: OutcomeUnknown | None = None
         refused: Unavailable | None = None
+        deadline_s = sending.deadline_s
         while self._clock.steady_s() < deadline_s:
             for stripe in self._rotation():
                 try:
-                    position = await self._publish(stripe, frame, data, deadline_s)
+                    position = await self._publish(stripe, sending)
                 except OutcomeUnknown as error:
                     unknown = error
                     self._avoid(stripe, "no answer")
@@ -301,7 +315,8 @@ class Appender:
                     self._avoid(stripe, error.code)
                     continue
                 places.append(position)
-                if await self._wait_cover(places, batch, deadline_s):
+                await self._answer_logged(places, sending)
+                if await self._wait_cover(places, sending):
                     return places
                 unknown = OutcomeUnknown(
                     "the frame is in the log but not yet applied by all who must have it; "
@@ -310,8 +325,8 @@ class Appender:
                 self._avoid(stripe, "no cover")
                 if self._clock.steady_s() >= deadline_s:
                     break
-            if not self._members.has_majority():
-                break  # nobody is there to cover it: waiting longer helps no caller
+            if self._members.why_no_cover() is not None:
+                break  # waiting longer helps no caller
             await pause(ROUND_PAUSE_S)
         if unknown is not None:
             raise unknown
@@ -319,29 +334,34 @@ class Appender:
             refused.message if refused else "the deadline had passed; nothing was written"
         )
 
-    async def _publish(self, stripe: int, frame: Frame, data: bytes, deadline_s: float) -> Position:
-        remaining_s = deadline_s - self._clock.steady_s()
+    async def _publish(self, stripe: int, sending: _Sending) -> Position:
+        remaining_s = sending.deadline_s - self._clock.steady_s()
         if remaining_s <= 0:
             raise Unavailable("the deadline has passed")
         position = await self._log.publish(
             stripe,
-            frame_id(frame),
-            data,
+            frame_id(sending.frame),
+            sending.data,
             timeout_s=min(limits.PUBLISH_TIMEOUT_S, remaining_s),
         )
         metrics.FRAMES_PUBLISHED.inc()
         return position
 
-    async def _wait_cover(
-        self, places: Sequence[Position], batch: Sequence[_Pending], deadline_s: float
-    ) -> bool:
-        now_s = self._clock.steady_s()
-        if all(pending.ack == "log" for pending in batch):
-            # Asked for the PubAck only; the records still come from the join on this peer.
-            return await self._progress.wait_for_one_of(places, deadline_s)
-        operations = sum(len(pending.write.operations) for pending in batch)
+    async def _answer_logged(self, places: Sequence[Position], sending: _Sending) -> None:
+        """Answer those who asked for the PubAck only, whatever the others in the frame wait for;
+        the records still come from the join on this peer."""
+        if not any(pending.ack == "log" for pending in sending.batch):
+            return
+        if await self._progress.wait_for_one_of(places, sending.deadline_s):
+            applied = await self._applier.joined(sending.frame, sending.applied)
+            self._resolve(sending.batch, "log", places[-1], applied)
+
+    async def _wait_cover(self, places: Sequence[Position], sending: _Sending) -> bool:
+        if all(pending.ack == "log" for pending in sending.batch):
+            return self._progress.has_one_of(places)
+        operations = sum(len(pending.write.operations) for pending in sending.batch)
         patience_s = limits.COVER_TIMEOUT_S + operations * limits.COVER_OPERATION_S
-        until_s = min(deadline_s, now_s + patience_s)
+        until_s = min(sending.deadline_s, self._clock.steady_s() + patience_s)
         return await self._members.wait_covered(places, "quorum", until_s)
 
     def _rotation(self) -> list[int]:

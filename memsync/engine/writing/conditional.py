@@ -119,8 +119,8 @@ class Conditional:
                     return written
             if self._left_s(deadline_s) <= pause_s:
                 break
-            if doubt.error is not None and not self._members.has_majority():
-                break  # nobody is there to cover it: waiting longer helps no caller
+            if doubt.error is not None and self._members.why_no_cover() is not None:
+                break  # waiting longer helps no caller
             await pause(pause_s)
         raise doubt.error or Unavailable("the record changes too fast; nothing was written")
 

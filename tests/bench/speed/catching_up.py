@@ -1,13 +1,17 @@
-"""How fast a peer that was away applies what it missed."""
+"""How fast a peer that was away applies what it missed, and how long one that lost its store takes
+until it has everything again."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import os
+import shutil
 import signal
+import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager, closing
 from datetime import datetime
 from pathlib import Path
 
@@ -23,10 +27,13 @@ from tests.bench.speed.blocks import Told, in_turns
 from tests.bench.speed.goals import Line, line
 from tests.bench.speed.rig import Rig
 from tests.conditions import eventually
+from tests.system.conftest import Cluster
 
 AWAY, GIVER = "peer-3", "peer-1"
 IN_FLIGHT = 256
 CAUGHT_UP_S = 120.0
+MISSED_GOAL_S, REBUILT_GOAL_S = 10.0, 60.0  # of 50,000 operations, and of 100,000 memories
+REBUILT_USERS = 100
 GONE_S = 20.0
 CONNECTED = "bus.connected"
 LOOK_S = 0.005
@@ -58,8 +65,46 @@ async def lines(rig: Rig, adds: int, folder: Path, told: Told) -> list[Line]:
         line(
             measure, "/s", found.per_second, 20_000,
             limit=limit, limit_is=BESIDE, at_most=False,
-        )
+        ),
+        line(f"until {found.operations:,} missed operations are applied", "s", found.seconds,
+             MISSED_GOAL_S),
     ]  # fmt: skip
+
+
+def scopes_to_rebuild(memories: int) -> Mapping[str, int]:
+    """End users with so many memories together."""
+    users = min(REBUILT_USERS, memories)
+    return {f"rebuilt-{number}": memories // users for number in range(users)}
+
+
+async def rebuilt_lines(rig: Rig, memories: int, told: Told) -> list[Line]:
+    """The line of a peer whose store is lost, in a cell that has at least so many memories. Counts
+    from its keeper's turn on, until it is ready and has as many rows as the others."""
+    cluster = rig.cluster
+    told(f"{AWAY} loses its store")
+    async with _away(rig):
+        shutil.rmtree(cluster.home / "data" / AWAY)
+        began_s = time.monotonic()
+    told(f"{AWAY} fills its store again")
+    url = cluster.peer_url(int(AWAY.removeprefix("peer-")))
+
+    async def is_ready() -> bool:
+        return await asyncio.to_thread(cluster.is_ready, url)
+
+    await eventually(is_ready, f"{AWAY} is ready again", CAUGHT_UP_S, every_s=LOOK_S)
+    took_s = time.monotonic() - began_s
+    rig.find_processes()
+    rows = {member: _memories_of(cluster, member) for member in (AWAY, GIVER)}
+    assert rows[AWAY] == rows[GIVER] >= memories, rows
+    measure = f"until a peer that lost its store has {rows[AWAY]:,} memories and is ready"
+    return [line(measure, "s", took_s, REBUILT_GOAL_S)]
+
+
+def _memories_of(cluster: Cluster, member: str) -> int:
+    path = cluster.home / "data" / member / "store.sqlite"
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        counted = db.execute("SELECT count(*) FROM records WHERE kind = 'memory'").fetchone()
+    return int(counted[0])
 
 
 class Watermarks:
@@ -91,19 +136,12 @@ async def measured(rig: Rig, adds: int, told: Told) -> CatchUp:
     marks = Watermarks()
     subject = CellName(region=document.region, cell=document.cell).mark("*")
     subscription = await rig.library_node.subscribe(subject, cb=marks.hear)
-    keeper = int((cluster.home / "run" / "keepers" / f"{AWAY}.pid").read_text())
-    try:
-        await _until(lambda: {AWAY, GIVER} <= marks.last.keys(), "watermarks are heard", GONE_S)
-        os.kill(keeper, signal.SIGSTOP)
-        old = cluster.kill(AWAY)
-        await _until(lambda: _has_ended(old), f"{AWAY} ended", GONE_S)
-        await asyncio.sleep(NOTICED_S)
+    await _until(lambda: {AWAY, GIVER} <= marks.last.keys(), "watermarks are heard", GONE_S)
+    async with _away(rig):
         incarnation = marks.last[AWAY].incarnation
         told(f"{adds:,} adds while {AWAY} is away")
         await rig.repeat(rig.add, adds, in_flight=IN_FLIGHT)
         target = marks.entries(GIVER)
-    finally:
-        os.kill(keeper, signal.SIGCONT)
     told(f"{AWAY} catches up")
     began_s = time.time()
     await _until(lambda: marks.last[AWAY].incarnation != incarnation, "it is back", CAUGHT_UP_S)
@@ -114,6 +152,21 @@ async def measured(rig: Rig, adds: int, told: Told) -> CatchUp:
     connected_s = connected_at(cluster.home / "logs" / f"{AWAY}.log")
     assert began_s < connected_s < ended_s, (began_s, connected_s, ended_s)
     return CatchUp(operations=adds, seconds=ended_s - connected_s, start_s=connected_s - began_s)
+
+
+@asynccontextmanager
+async def _away(rig: Rig) -> AsyncIterator[None]:
+    """Kill a peer; its keeper starts it again at the end."""
+    cluster = rig.cluster
+    keeper = int((cluster.home / "run" / "keepers" / f"{AWAY}.pid").read_text())
+    try:
+        os.kill(keeper, signal.SIGSTOP)
+        old = cluster.kill(AWAY)
+        await _until(lambda: _has_ended(old), f"{AWAY} ended", GONE_S)
+        await asyncio.sleep(NOTICED_S)
+        yield
+    finally:
+        os.kill(keeper, signal.SIGCONT)
 
 
 def connected_at(log: Path) -> float:

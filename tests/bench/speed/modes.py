@@ -37,7 +37,7 @@ MODES: Mapping[str, str] = {
     "all": "everything below",
     "write": "adds and bulk adds beside a raw R3 publish and Postgres",
     "recall": "recalls by load and by size of the scope beside pgvector and bare FAISS",
-    "catchup": "how fast a peer that was away applies what it missed",
+    "catchup": "how fast a peer that was away, or lost its store, has what the others have",
     "memory": "resident memory, disk, and what an idle cluster takes",
     "http": "adds and recalls at the gateways beside those over NATS",
     "limits": "what the bus, FAISS and SQLite alone can do",
@@ -100,6 +100,9 @@ class Run:
                 self._lines += await catching_up.lines(
                     loaded, options.adds, self._folder, self._told
                 )
+                if not options.has("recall"):  # else there are as many memories already
+                    await loaded.fill(catching_up.scopes_to_rebuild(options.large), self._told)
+                self._lines += await catching_up.rebuilt_lines(loaded, options.large, self._told)
             if options.plot is not None:
                 await self._plot(loaded, peer, options.plot)
         self._lines = [*goals.lines_of(self._figures), *self._lines]
@@ -254,7 +257,9 @@ def _parser(mode: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--plot", type=Path, metavar="PNG", help="also draw latency over load (write, recall, all)"
     )
-    parser.add_argument("--adds", type=int, default=30_000, help="missed in catchup (30000)")
+    parser.add_argument("--adds", type=int, default=50_000, help="missed in catchup (50000)")
     parser.add_argument("--users", type=int, default=20_000, help="end users in growth (20000)")
-    parser.add_argument("--large", type=int, default=100_000, help="largest scope (100000)")
+    parser.add_argument(
+        "--large", type=int, default=100_000, help="largest scope, and memories in catchup (100000)"
+    )
     return parser

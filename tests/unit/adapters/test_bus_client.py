@@ -197,3 +197,60 @@ async def test_what_one_turn_of_the_loop_publishes_is_one_write_and_goes_before_
 async def test_a_header_that_is_none_is_not_sent() -> None:
     with pytest.raises(nats.errors.BadHeaderError):
         bus_client.header_block({"A B": "c"})
+
+
+class Server:
+    """As much of a NATS server as a client needs to connect; keeps what is published."""
+
+    def __init__(self) -> None:
+        self.published: list[bytes] = []
+        self._server: asyncio.Server | None = None
+
+    async def start(self) -> str:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return f"nats://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def stop(self) -> None:
+        assert self._server is not None
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id":"s","max_payload":1000,"headers":true}\r\n')
+        try:
+            while line := await reader.readline():
+                if line == b"PING\r\n":
+                    writer.write(b"PONG\r\n")
+                elif line.startswith(b"PUB"):
+                    self.published.append((await reader.readline()).strip())
+        except ConnectionError:
+            pass  # the client aborted it
+        finally:
+            writer.close()
+
+
+async def test_what_is_published_while_a_socket_closes_is_not_sent_over_the_next() -> None:
+    """A watermark or a question of before would be told late, in the place of a newer one."""
+    server, client, has_returned = Server(), BusClient(), asyncio.Event()
+    url = await server.start()
+
+    async def returned() -> None:
+        has_returned.set()
+
+    await client.connect(
+        servers=[url], pending_size=0, reconnect_time_wait=0, reconnected_cb=returned
+    )
+    try:
+        await client.publish("mark", b"before")
+        await client.flush()
+        client._transport._io_writer.transport.abort()  # type: ignore[union-attr]
+        assert client.is_connected  # the read loop does not know yet
+        await client.publish("mark", b"while it closes")
+        async with asyncio.timeout(5):
+            await has_returned.wait()
+        await client.publish("mark", b"after")
+        await client.flush()
+        assert server.published == [b"before", b"after"]
+    finally:
+        await client.close()
+        await server.stop()

@@ -10,7 +10,16 @@ from typing import NamedTuple
 import pytest
 
 from memsync import limits
-from memsync.core.lease import Grants, Lease, Survey, covers, majority_of
+from memsync.core.lease import (
+    Grants,
+    Lease,
+    Survey,
+    Unheard,
+    covers,
+    first_question,
+    majority_of,
+    process_of,
+)
 from memsync.ids import Position
 
 
@@ -22,6 +31,76 @@ def test_a_grant_names_its_asker_longer_than_the_lease_lasts() -> None:
     assert not lease.is_held(1.0 + limits.LEASE_S)
     assert grants.named(1.0 + limits.LEASE_S) == {"peer-2": 7}
     assert grants.named(1.0 + limits.GRANT_S) == {}
+
+
+def test_a_process_gives_back_what_it_was_granted_and_nothing_else() -> None:
+    grants = Grants()
+    earlier, later = first_question(5), first_question(6)
+    grants.give("peer-2", earlier, 1.0)
+    grants.give("peer-2", later, 1.1)
+    grants.give("peer-3", earlier, 1.1)
+    assert grants.named(1.2) == {"peer-2": later, "peer-3": earlier}
+    grants.drop("peer-2", earlier + 7)  # by another question of the same process
+    assert grants.named(1.2) == {"peer-2": later, "peer-3": earlier}
+    grants.give("peer-2", earlier, 1.2)
+    grants.drop("peer-2", later)
+    assert grants.named(1.3) == {"peer-2": earlier, "peer-3": earlier}
+    grants.drop("peer-3", 0)  # of one that never asked
+    grants.drop("peer-4", earlier)
+    assert grants.named(1.3) == {"peer-2": earlier, "peer-3": earlier}
+
+
+def test_who_asked_last_of_one_name_is_told_its_own_question() -> None:
+    grants = Grants()
+    earlier, later = first_question(5), first_question(6)
+    for question in (earlier, later, earlier + 1):
+        grants.give("peer-2", question, 1.0)
+    assert grants.named(1.1) == {"peer-2": earlier + 1}
+
+
+def test_the_questions_of_a_process_are_its_own() -> None:
+    assert process_of(first_question(5)) == process_of(first_question(5) + 2**31) == 5
+    assert first_question(5) != first_question(6)
+    assert process_of(0) == 0  # which is no process
+
+
+def heard_of(*news: tuple[float, int]) -> Unheard:
+    """What is known of peer-3, which asked 7 at 1.0 and of which others told this."""
+    unheard = Unheard()
+    unheard.hear("peer-3", 7)
+    for at_s, question in news:
+        unheard.hear_of("peer-3", question, at_s)
+    return unheard
+
+
+GOES_ON = [(1.1 + 0.1 * number, 8 + number) for number in range(5)]
+
+
+def test_a_holder_that_others_go_on_hearing_is_noticed() -> None:
+    unheard = heard_of(*GOES_ON)
+    assert unheard.holders(1.5) == ["peer-3"]
+    unheard.hear("peer-3", 0)
+    assert unheard.holders(1.5) == []
+
+
+def test_a_holder_that_died_is_none_of_them() -> None:
+    """What others heard last of it comes within a watermark's time, and nothing after that."""
+    assert heard_of((1.2, 7), (1.3, 8), (1.4, 8)).holders(1.5) == []
+    for order in ([7] * 5, [3, 4, 5, 6, 7], [7, 3, 7, 3, 7]):
+        late = [(1.1 + 0.1 * number, question) for number, question in enumerate(order)]
+        assert heard_of(*late).holders(1.5) == []
+
+
+def test_the_questions_of_its_next_process_are_news() -> None:
+    news = [(1.1 + 0.1 * number, first_question(1) + number) for number in range(5)]
+    assert heard_of(*news).holders(1.5) == ["peer-3"]
+
+
+def test_who_asks_no_more_is_in_nobody_s_way() -> None:
+    unheard = heard_of(*GOES_ON)
+    assert unheard.holders(1.5 + limits.GRANT_S) == []
+    unheard.hear_of("peer-3", 20, 9.0)
+    assert unheard.holders(9.0) == []  # what was before is over
 
 
 def test_an_old_answer_does_not_shorten_a_lease() -> None:
@@ -99,13 +178,22 @@ def test_another_generation_covers_nothing() -> None:
 
 class Mark(NamedTuple):
     """A watermark: who tells, what it has applied, whom it names with which question, what it asks
-    itself, and by which membership it goes."""
+    itself, and by which membership it goes. Or a release, by the last question of who tells it."""
 
     teller: str
     applied: int
     leases: dict[str, int]
     question: int = 0
     version: int = 0
+    released: int = 0
+
+
+DELAYS_S = (0.001, 0.005, 0.02, 0.1, 0.4, 1.0)
+LATE_SHARE = 0.03  # of the messages: kept back by who had no connection, or by a server,
+LATE_RELEASES_SHARE = 0.5
+LATE_S = 5.0  # for so long at the most: others, also of later processes, overtake them
+RESTARTS_S = (0.05, 0.5)
+ENDS_SHARE = 0.5  # of the processes: in order, with a release
 
 
 class Walk:
@@ -119,12 +207,19 @@ class Walk:
         self.log = self.acknowledged = 0
         self.messages: list[tuple[float, str, Mark]] = []
         self.waiting: list[tuple[str, int]] = []
-        self.members = {name: Member(self.names, broken) for name in self.names}
+        self.members = {name: self.member() for name in self.names}
+
+    def member(self) -> Member:
+        """A new process."""
+        return Member(self.names, self.broken, self.random.getrandbits(30) + 1)
 
     def send(self, to: str, mark: Mark) -> None:
         if self.random.random() > 0.05:
-            delay_s = self.random.choice([0.001, 0.005, 0.02, 0.1, 0.4, 1.0]) * self.random.random()
-            self.messages.append((self.now_s + delay_s, to, mark))
+            share = LATE_RELEASES_SHARE if mark.released else LATE_SHARE
+            is_late = self.random.random() < share
+            most_s = LATE_S if is_late else self.random.choice(DELAYS_S)
+            due_s = self.now_s + most_s * self.random.random()
+            self.messages.append((due_s, to, mark))
 
     def violates(self, steps: int = 2_500) -> bool:
         """Whether a read under a lease ever lacks what was acknowledged."""
@@ -159,6 +254,11 @@ class Walk:
             self._hear(self.members[to], to, mark)
 
     def _hear(self, member: Member, name: str, mark: Mark) -> None:
+        if mark.released:
+            named = member.grants.named(self.now_s).get(mark.teller, 0)
+            is_by_name = self.broken == "releases by name"
+            member.grants.drop(mark.teller, named if is_by_name else mark.released)
+            return
         member.heard[mark.teller] = (mark.applied, mark.leases)
         if mark.question and member.applied >= member.must_reach:
             member.grants.give(mark.teller, mark.question, self.now_s)
@@ -168,10 +268,16 @@ class Walk:
 
     def _crash(self, name: str) -> None:
         old = self.members[name]
-        member = self.members[name] = Member(self.names, self.broken)
+        is_planned = self.now_s >= old.frozen_until_s and self.random.random() < ENDS_SHARE
+        if is_planned and old.last_question:
+            for other in self.names:
+                self.send(other, Mark(name, 0, {}, released=old.last_question))
+        member = self.members[name] = self.member()
         member.started_s, member.must_reach = self.now_s, self.log
-        member.frozen_until_s = self.now_s + self.random.random() * 0.5
-        lost = self.random.randrange(3) if self.random.random() < 0.3 else 0
+        restart_s = self.random.choice(RESTARTS_S) * self.random.random()
+        member.frozen_until_s = self.now_s + restart_s
+        is_lossy = not is_planned and self.random.random() < 0.6
+        lost = self.random.randrange(3) if is_lossy else 0
         member.applied = max(0, old.applied - lost)
         self.waiting = [entry for entry in self.waiting if entry[0] != name]
 
@@ -197,7 +303,8 @@ class Walk:
 
     def _ask(self, member: Member, version: int = 0) -> int:
         """A question for a lease; those of a while ago are forgotten."""
-        survey = Survey(self.random.randrange(1, 1 << 60), self.now_s, str(version))
+        survey = Survey(next(member.questions), self.now_s, str(version))
+        member.last_question = survey.token
         member.asked = {t: s for t, s in member.asked.items() if s.sent_s > self.now_s - 1}
         member.asked[survey.token] = survey
         return survey.token
@@ -223,8 +330,10 @@ class Walk:
 class Member:
     """One member's state."""
 
-    def __init__(self, names: list[str], broken: str) -> None:
+    def __init__(self, names: list[str], broken: str, process: int) -> None:
         self.broken = broken
+        self.questions = itertools.count(first_question(process))
+        self.last_question = 0
         self.applied = self.must_reach = 0
         self.frozen_until_s = 0.0
         self.started_s = -9.0
@@ -245,10 +354,11 @@ def test_no_walk_reads_under_a_lease_what_is_stale(members: int, seeds: int) -> 
 @pytest.mark.parametrize(
     ("broken", "caught_by"),
     [
-        ("names too briefly", 0),
+        ("names too briefly", 11),
         ("ignores holders", 0),
-        ("speaks at once", 112),
+        ("speaks at once", 4),
         ("holds too long", 6),
+        ("releases by name", 3),
     ],
 )
 def test_a_broken_rule_is_caught(broken: str, caught_by: int) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from memsync.core.clocks import READINGS_S, SLOT_S
 from memsync.engine.cell.clocks import Clocks
 from memsync.errors import NoQuorum
 from memsync.wire.members import Watermark
@@ -79,6 +82,80 @@ def test_who_is_no_member_does_not_count() -> None:
     clocks = judged(clock, 500)
     clocks.hear(mark("removed", clock.ms + 500))
     assert clocks.apart_ms() is None
+
+
+class SetAsideClock(SetClock):
+    """A clock of a process that waits for the processor between two readings, now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits_s: list[float] = []
+
+    def _wait(self) -> None:
+        if self.waits_s:
+            wait_s = self.waits_s.pop()
+            self.s += wait_s
+            self.ms += round(wait_s * 1000)
+
+    def wall_ms(self) -> int:
+        self._wait()
+        return self.ms
+
+    def steady_s(self) -> float:
+        self._wait()
+        return self.s
+
+
+@pytest.mark.parametrize("readings_before", range(6))
+def test_a_process_that_waits_between_two_readings_is_not_off(readings_before: int) -> None:
+    clock = SetAsideClock()
+    clocks = judged(clock, 0, 0)
+    clock.waits_s = [0.4, *[0.0] * readings_before]
+    assert clocks.fault() is None
+    clock.waits_s = [0.4, *[0.0] * readings_before]
+    assert clocks.member_apart_ms("peer-0") == 0.0
+
+
+class Busy:
+    """Three members on a machine whose load delays their watermarks; peer-2 is judged."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.clock = SetClock()
+        self.begun_s, self.begun_ms = self.clock.s, self.clock.ms
+        self.clocks = Clocks(self.clock, lambda member: True)
+        self.on_the_way: list[tuple[float, Watermark]] = []
+
+    def go_on(self, others_ms: int, for_s: float) -> list[float]:
+        """The seconds from now at which peer-2 is judged to be off, where the others' clocks are
+        ahead of it by `others_ms` from now on."""
+        began_s, found = self.clock.s, []
+        while self.clock.s < began_s + for_s:
+            self.clock.s += 0.1
+            self.clock.ms = self.begun_ms + round((self.clock.s - self.begun_s) * 1000)
+            for member in ("peer-0", "peer-1"):
+                # Of ten watermarks one takes less than 0.1 s, and of 150 one more than 5 s.
+                due_s = self.clock.s + self.random.expovariate(1.0)
+                self.on_the_way.append((due_s, mark(member, self.clock.ms + others_ms)))
+            self.on_the_way.sort(key=lambda one: one[0])
+            while self.on_the_way[0][0] <= self.clock.s:
+                self.clocks.hear(self.on_the_way.pop(0)[1])
+            if self.clocks.fault() is not None:
+                found.append(self.clock.s - began_s)
+        return found
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_clock_is_judged_by_the_readings_that_travelled_least(seed: int) -> None:
+    """A healthy one is not refused under load; one that is really off is flagged in time."""
+    busy, in_time_s = Busy(seed), READINGS_S + 2 * SLOT_S
+    assert all(at_s < in_time_s for at_s in busy.go_on(0, 2 * in_time_s))  # the very first readings
+    assert busy.go_on(0, 600.0) == []
+    for others_ms in (400, -400):
+        off_s = busy.go_on(others_ms, 60.0)
+        assert off_s[0] < in_time_s
+        assert off_s[-1] > 59.0
+        assert all(at_s < in_time_s for at_s in busy.go_on(0, 60.0))
 
 
 async def test_a_peer_whose_clock_is_off_coordinates_nothing_and_keeps_up() -> None:

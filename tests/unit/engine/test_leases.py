@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+import itertools
+import statistics
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -11,13 +15,15 @@ import pytest
 
 from memsync import limits
 from memsync.engine.writing.appender import Written
+from memsync.errors import NoQuorum, OutcomeUnknown
 from memsync.ids import Position
 from memsync.ports import Marks
 from memsync.wire import codec
-from memsync.wire.members import Call, Roster, Told, Watermark
-from tests.conditions import eventually
+from memsync.wire.members import Call, Release, Roster, Told, Watermark
+from tests.conditions import eventually, never
 from tests.fakes.bus import MemoryBus, Wires
 from tests.fakes.cell import Cell, CellPeer, create, running_cell, write_of
+from tests.fakes.loop import OWNER, VirtualLoop
 
 PATIENCE_S = 10.0
 
@@ -153,6 +159,19 @@ async def test_who_gave_its_lease_up_delays_no_write(cell: Cell) -> None:
     assert _now(cell[0]) < begun_s + limits.GRANT_S
 
 
+async def test_a_process_gives_up_its_own_lease_only(cell: Cell) -> None:
+    """Its word may come late, or be that of an earlier of two processes, which had to end."""
+    told = overhear(cell)
+    await cell[2].engine.leases.release()
+    [released] = [one for _, one in told if isinstance(one, Release)]
+    await holds(await cell.again("peer-3"))
+    granted = [cell[number].members.grants.named(_now(cell[number])) for number in (0, 1)]
+    assert any("peer-3" in names for names in granted)
+    for number in (0, 1):
+        cell[number].members._hear(codec.pack(released))
+    assert granted == [cell[n].members.grants.named(_now(cell[n])) for n in (0, 1)]
+
+
 def _now(peer: CellPeer) -> float:
     return peer.clock.steady_s()
 
@@ -212,7 +231,8 @@ async def test_a_grant_of_a_member_that_died_is_not_waited_for_for_ever(cell: Ce
     """Its last watermark names a holder that is dead, too."""
     for name in ("peer-2", "peer-3"):
         await cell.stop(name)
-    cell[0].members.grants.drop("peer-3")
+    grants = cell[0].members.grants
+    grants.drop("peer-3", grants.named(_now(cell[0]))["peer-3"])
     heard_s, mark = cell[0].members._heard["peer-2"]
     named = msgspec.structs.replace(mark, leases={"peer-3": 1}, positions=[Position(0, 0, 10**9)])
     cell[0].members._heard["peer-2"] = (heard_s - limits.GRANT_S, named)
@@ -295,3 +315,200 @@ async def test_who_calls_hears_of_what_is_applied_a_moment_later() -> None:
             waits_s.append(_now(cell[1]) - began_s)
             await writing
     assert max(waits_s) < limits.WATERMARK_S / 4
+
+
+class CutWires(Wires):
+    """What members tell each other is lost on the ways in `cuts`: (from, to)."""
+
+    def __init__(self) -> None:
+        self.cuts: set[tuple[str, str]] = set()
+
+    def send(self, kind: str, source: str, target: str, deliver: Callable[[], None]) -> None:
+        if kind != "mark" or (source, target) not in self.cuts:
+            super().send(kind, source, target, deliver)
+
+
+async def test_a_coordinator_that_does_not_hear_a_holder_leaves_writes_to_others() -> None:
+    """The holder and a third member hear each other, so it goes on holding leases."""
+    wires = CutWires()
+    bus = MemoryBus(network=wires)
+    bus.found()
+    async with running_cell(bus) as cell:
+        for name in cell.names:
+            await holds(cell.peers[name])
+        wires.cuts.add(("peer-3", "peer-1"))
+        begun_s = _now(cell[0])
+        with pytest.raises(OutcomeUnknown):
+            await write(cell[0], 1)
+        assert _now(cell[0]) < begun_s + 1.5
+        assert "does not hear peer-3" in (cell[0].appender.unfit() or "")
+        with pytest.raises(NoQuorum, match=r"does not hear peer-3.*nothing was written"):
+            await write(cell[0], 2)
+        assert cell[1].appender.unfit() is None
+        await write(cell[1], 3)
+        assert cell[2].engine.leases.is_fresh()
+
+        wires.cuts.clear()
+
+        async def is_fit() -> bool:
+            return cell[0].appender.unfit() is None
+
+        await eventually(is_fit, "peer-1 hears peer-3 again")
+        await write(cell[0], 4)
+
+
+async def test_a_holder_that_died_makes_nobody_unfit(cell: Cell) -> None:
+    await write(cell[0], 1)
+    await cell.stop("peer-3")
+
+    async def is_unfit() -> bool:
+        return any(cell[number].appender.unfit() is not None for number in (0, 1))
+
+    await never(is_unfit, "a dead holder is only waited for", 4 * limits.GRANT_S)
+    await write(cell[0], 2)
+
+
+def make_late(peer: CellPeer, late_s: float) -> None:
+    """All that the peer applies counts so much later."""
+    advance, loop = peer.progress.advance, asyncio.get_running_loop()
+
+    def later(ends: Sequence[Position]) -> None:
+        loop.call_later(late_s, advance, list(ends))
+
+    peer.progress.advance = later  # type: ignore[method-assign,assignment]
+
+
+@pytest.mark.parametrize("late_s", [0.5, 0.6, 0.8])
+async def test_a_peer_that_is_late_asks_for_leases_seldom_and_delays_writes_seldom(
+    cell: Cell, late_s: float
+) -> None:
+    """Also where its answers are applied just after the lease is over that they were for."""
+    make_late(cell[2], late_s)
+    told = overhear(cell)
+    until_s, took_s = _now(cell[0]) + 30.0, []
+
+    async def go_on_writing(first: int) -> None:
+        for number in itertools.count(first, 8):
+            sent_s = _now(cell[0])
+            if sent_s > until_s:
+                return
+            await write(cell[number % 2], number)
+            took_s.append(_now(cell[0]) - sent_s)
+            await asyncio.sleep(0.05)
+
+    await asyncio.gather(*(go_on_writing(first) for first in range(8)))
+    asked = [
+        one.question
+        for _, one in told
+        if isinstance(one, Watermark) and one.member == "peer-3" and one.question
+    ]
+    assert len(asked) < 40
+    assert statistics.median(took_s) < 0.1
+
+
+def note_questions(peer: CellPeer) -> list[float]:
+    """When the peer asks for a lease from now on."""
+    ask, asked_s = peer.members.ask, list[float]()
+
+    def noted() -> int:
+        if question := ask():
+            asked_s.append(_now(peer))
+        return question
+
+    peer.members.ask = noted
+    return asked_s
+
+
+async def test_a_slow_peer_asks_less_and_less_says_why_and_comes_back(cell: Cell) -> None:
+    """Its store takes 0.6 s for each batch for a while: as on a disk that is worn or shared."""
+    slow, real, is_slow = cell[2], cell[2].store.apply, True
+
+    async def apply(*arguments: object) -> object:
+        if is_slow:
+            await asyncio.sleep(0.6)
+        return await real(*arguments)  # type: ignore[arg-type]
+
+    slow.store.apply = apply  # type: ignore[method-assign, assignment]
+    asked_s = note_questions(slow)
+    took_s: list[float] = []
+
+    async def writes_until(end: Callable[[], bool]) -> None:
+        for number in itertools.count(len(took_s)):
+            if end():
+                return
+            sent_s = _now(cell[0])
+            await write(cell[number % 2], number)
+            took_s.append(_now(cell[0]) - sent_s)
+            await asyncio.sleep(0.05)
+
+    begun_s = _now(cell[0])
+    await writes_until(lambda: _now(cell[0]) > begun_s + 20.0)
+    assert statistics.median(took_s) < 0.1
+    assert max(took_s) < 2 * limits.GRANT_S
+    apart_s = [after - before for before, after in itertools.pairwise(asked_s)]
+    pauses = [seconds for seconds in apart_s if seconds > limits.LEASE_S]
+    assert len(pauses) >= 2
+    assert all(later > 1.4 * earlier for earlier, later in itertools.pairwise(pauses))
+    assert "does not keep up" in slow.health.checks()["lease"]
+
+    is_slow = False
+
+    async def is_well() -> bool:
+        await write(cell[0], len(took_s))
+        took_s.append(0.0)
+        return slow.engine.leases.is_fresh() and slow.health.checks()["lease"] == "ok"
+
+    await eventually(is_well, "it holds a lease again", 60.0)
+
+
+class HoldingWires(Wires):
+    """What arrives runs in the context of who hears it: so it waits for one that is frozen."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[str, Context] = {}
+
+    def send(self, kind: str, source: str, target: str, deliver: Callable[[], None]) -> None:
+        asyncio.get_running_loop().call_soon(deliver, context=self.contexts.get(target))
+
+
+async def freeze(peer: CellPeer, for_s: float) -> None:
+    """A process stands still for so long, from a moment at which it waits for answers."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, VirtualLoop)
+
+    async def waits_for_answers() -> bool:
+        return peer.engine.leases.is_fresh() and bool(peer.engine.leases._asked)
+
+    await eventually(waits_for_answers, "it has asked for its next lease")
+    loop.freeze(peer.name)
+    await asyncio.sleep(for_s)
+    loop.thaw(peer.name)
+
+
+async def until_fresh_s(peer: CellPeer) -> float:
+    """How long it takes until the peer holds a lease."""
+    began_s = _now(peer)
+    await holds(peer)
+    return _now(peer) - began_s
+
+
+async def test_a_peer_that_stood_still_asks_at_once_unless_it_does_so_often() -> None:
+    wires = HoldingWires()
+    bus = MemoryBus(network=wires)
+    bus.found()
+    async with running_cell(bus, start=False) as cell:
+        for name in cell.names:
+            wires.contexts[name] = copy_context()
+            wires.contexts[name].run(OWNER.set, name)
+            wires.contexts[name].run(partial(cell.start, name))
+        await cell.wait_ready()
+        peer = cell[2]
+        for for_s in (0.7, 2.0):
+            await freeze(peer, for_s)
+            assert not peer.engine.leases.is_fresh()
+            assert await until_fresh_s(peer) < 2 * limits.WATERMARK_QUIET_S
+            await asyncio.sleep(10.0)
+        for _ in range(2):
+            await freeze(peer, 0.7)
+            waited_s = await until_fresh_s(peer)
+        assert waited_s > 0.9

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import msgspec
 import pytest
@@ -193,12 +193,13 @@ async def test_a_store_that_cannot_be_read_is_scrubbed_later(
         record = await fill(cell)
         scrub, calls = cell[1].store.scrub, 0
 
-        async def failing(after: RecordKey, *, rows_max: int) -> Scrubbed:
+        async def failing(*, rows_max: int) -> AsyncIterator[Scrubbed]:
             nonlocal calls
             calls += 1
             if calls < 5:
                 raise Unavailable("store: disk I/O error")
-            return await scrub(after, rows_max=rows_max)
+            async for part in scrub(rows_max=rows_max):
+                yield part
 
         monkeypatch.setattr(cell[1].store, "scrub", failing)
         cell[1].store.damage(key_of(1))

@@ -57,6 +57,37 @@ async def test_an_answered_write_is_on_its_coordinator_and_a_majority() -> None:
         assert written.position.sequence >= 1
 
 
+async def test_each_coordinator_writes_to_its_own_stripe() -> None:
+    async with running_cell(founded()) as cell:
+        stripes = [(await add(cell[place], place)).position.stripe for place in range(3)]
+        assert stripes == [0, 1, 2]
+        cell.bus.faults[1] = "no leader"
+        assert [(await add(cell[1], 10 + n)).position.stripe for n in range(2)] == [2, 2]
+
+
+async def test_ack_log_waits_for_no_other_member_whoever_is_in_its_frame() -> None:
+    """Frames that nobody else gets: one with such writes alone, one with another beside it."""
+    async with running_cell(founded()) as cell:
+        cell.bus.cut_off.update({"peer-2", "peer-3"})
+        alone = await add(cell[0], 1, ack="log")
+        assert alone.records[create(1).record].ids == [101]
+        cell.bus.gate = asyncio.Event()
+        others = [asyncio.create_task(add(cell[0], 10 + n)) for n in range(4)]
+
+        async def is_under_way() -> bool:
+            return cell[0].appender._in_flight > 0
+
+        await eventually(is_under_way, "a frame is under way, what comes now shares the next")
+        logged = asyncio.create_task(add(cell[0], 2, ack="log"))
+        others.append(asyncio.create_task(add(cell[0], 20)))
+        cell.bus.gate.set()
+        assert (await logged).records[create(2).record].ids == [102]
+        assert not any(other.done() for other in others)
+        assert await holders(cell, 2) == {"peer-1"}
+        cell.bus.cut_off.clear()
+        await asyncio.gather(*others)
+
+
 async def test_ack_all_waits_for_every_member() -> None:
     async with running_cell(founded()) as cell:
         await add(cell[0], 1, ack="all")

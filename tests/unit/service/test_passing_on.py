@@ -10,9 +10,9 @@ from tests.unit.service.world import World
 OFF = "this machine's clock is 3600.0 s ahead of the members' median; set it right (NTP)"
 
 
-async def test_a_peer_whose_clock_is_off_lets_another_write(world: World) -> None:
+async def test_an_unfit_peer_lets_another_write(world: World) -> None:
     other = await world.twin()
-    world.appender.clock_is_off = OFF
+    world.appender.is_unfit_by = OFF
     world.peers.services["peer-2"] = other.service
     reply = await world.call("memory.add", {"text": "a cat"})
     assert reply.status == 201
@@ -22,14 +22,25 @@ async def test_a_peer_whose_clock_is_off_lets_another_write(world: World) -> Non
     assert other.appender.writes[0].key == headers["Memsync-Operation-Key"]
 
 
+async def test_nothing_is_passed_on_to_a_member_that_is_not_heard(world: World) -> None:
+    """Its answer would not come, and the write would be unknown."""
+    world.members.names = ("peer-1", "peer-2", "peer-3")
+    world.members.deaf_to = ["peer-2"]
+    world.appender.is_unfit_by = OFF
+    for name in ("peer-2", "peer-3"):
+        world.peers.services[name] = (await world.twin()).service
+    assert (await world.call("memory.add", {"text": "a cat"})).status == 201
+    assert [member for member, _, _ in world.peers.passed] == ["peer-3"]
+
+
 async def test_its_reads_are_its_own(world: World) -> None:
-    world.appender.clock_is_off = OFF
+    world.appender.is_unfit_by = OFF
     await world.call("memory.query", {"query": "cat"})
     assert world.peers.passed == []
 
 
 async def test_a_passed_write_without_an_answer_is_unknown(world: World) -> None:
-    world.appender.clock_is_off = OFF
+    world.appender.is_unfit_by = OFF
     world.peers.services["peer-2"] = (await world.twin()).service
     world.peers.fault = OutcomeUnknown("no answer")
     reply = await world.call("memory.add", {"text": "a cat"})

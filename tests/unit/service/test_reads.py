@@ -154,8 +154,32 @@ async def test_a_peer_that_lags_lets_another_answer(world: World) -> None:
     found = await world.call("memory.query", {"query": "cat"})
     assert [memory["text"] for memory in found.json["memories"]] == ["a cat"]
     assert found.json["degraded"] is False
+    assert found.json["freshness"]["source"] == "other_peer"
     listed = await world.call("memory.list", {})
     assert (listed.json["total"], "Memsync-Degraded" in listed.headers) == (1, False)
+
+
+async def test_who_was_asked_says_what_it_answers_as_its_own(world: World) -> None:
+    """Also where it asked another, which could do no better."""
+    other = await world.twin()
+    world.peers.services["peer-2"] = other.service
+    assert (await world.call("memory.query", {"query": "x"})).json["freshness"]["source"] == "peer"
+    for one in (world, other):
+        one.leases.state = "behind"
+    assert (await world.call("memory.query", {"query": "x"})).json["freshness"]["source"] == "peer"
+    assert len(world.peers.passed) == 1
+
+
+async def test_all_else_of_the_other_peers_answer_stays(world: World) -> None:
+    other = await world.twin()
+    await other.add("a cat")
+    world.leases.state = "behind"
+    world.peers.services["peer-2"] = other.service
+    passed = (await world.call("memory.query", {"query": "cat", "session_id": "s"})).json
+    own = (await other.call("memory.query", {"query": "cat", "session_id": "s"})).json
+    for answer in (passed, own):
+        del answer["query_id"], answer["latency_ms"], answer["freshness"]["source"]
+    assert passed == own
 
 
 async def test_who_lags_too_does_not_pass_on_again(world: World) -> None:

@@ -21,11 +21,7 @@ GOLDEN = json.loads(Path(__file__).with_name("minilm_vectors.json").read_text(en
 
 
 @pytest.fixture(scope="module")
-def model() -> minilm.MiniLM:
-    try:
-        metadata.distribution(minilm.DISTRIBUTION)
-    except metadata.PackageNotFoundError:
-        pytest.skip(f"not installed here: {minilm.INSTALL}")
+def model(has_minilm: None) -> minilm.MiniLM:
     return minilm.load()
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from prometheus_client import REGISTRY
 
 from memsync import limits
-from memsync.engine.recall import Explanations, Following, Recall, explaining
+from memsync.engine.recall import Explanations, Following, explaining
 from memsync.errors import Unavailable
 from memsync.ids import Scope
 from memsync.wire import codec
@@ -31,10 +32,7 @@ class Explained(Bench):
         super().__init__(self.model)
         self.disk = MemoryExplanations()
         self.explanations = Explanations("peer-9", self.disk, self.clock)
-        following = Following(explanations=self.explanations)
-        self.recall = Recall(
-            self.store, self.index, self.embedding, self.reasoning, self.clock, following=following
-        )
+        self.recall = self.recalling(Following(explanations=self.explanations))
 
     async def found(self, query_id: str, scope: Scope = SCOPE) -> Explanation | None:
         body = await self.recall.explanation(scope, query_id)
@@ -106,6 +104,18 @@ async def test_another_answer_is_explained_afterwards(made: Explained) -> None:
     assert await made.found(answer.query_id) == before
     assert await made.found(answer.query_id, BOB) is None
     assert await made.found("q_" + "0" * 24 + ".peer-9") is None
+
+
+async def test_the_age_of_the_oldest_that_is_kept_is_told(made: Explained) -> None:
+    await made.ask("green tea")
+    await made.explanations.finish()
+    (first,) = made.disk.kept.values()
+    before_ms = made.clock.wall_ms() - 3 * 86_400_000
+    made.disk.kept[first.query_id] = msgspec.structs.replace(first, at_ms=before_ms)
+    await made.ask("green tea")
+    await made.explanations.finish()
+    age_s = REGISTRY.get_sample_value("memsync_explanations_oldest_age_seconds")
+    assert age_s == 3 * 86_400
 
 
 async def test_nothing_that_a_caller_wrote_is_in_it(made: Explained) -> None:

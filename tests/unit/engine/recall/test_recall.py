@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -243,11 +244,11 @@ async def test_a_scope_that_goes_before_it_is_searched_is_loaded_again(
         await b.ask("car")
         search, left = b.index.search, [None] * evictions
 
-        def evicted(scope: ScopeKey, question: Question, lacking: set[str]) -> list[Hit]:
+        def evicted(scope: ScopeKey, question: Question, *told: Any) -> list[Hit]:
             if left:
                 left.pop()
                 b.index.drop(scope)
-            return search(scope, question, lacking)
+            return search(scope, question, *told)
 
         monkeypatch.setattr(b.index, "search", evicted)
         answer = await b.ask("car")

@@ -114,8 +114,8 @@ class Bench:
         )
         self.shown = Shown()
         following = Following(results=self.results, shown=self.shown)
-        self.recall = Recall(*parts, following=following)
-        self.plain = Recall(*parts)
+        self.recall = Recall(*parts, breakers=breakers, following=following)
+        self.plain = Recall(*parts, breakers=breakers)
         self._sequence = 0
 
     async def write(self, *operations: Any) -> None:
