@@ -23,10 +23,22 @@ import msgspec
 from tests.chaos import attached
 from tests.chaos.history import NOTHING, READS, History, Operation, Seen
 from tests.chaos.keys import accepted_though_revoked
-from tests.chaos.records import Name, Record, Records, Write, is_older, of_operations
+from tests.chaos.records import (
+    BEHIND,
+    FINAL,
+    FRESH,
+    LOCAL,
+    Name,
+    Record,
+    Records,
+    Write,
+    is_older,
+    of_operations,
+)
 
 KINDS = ("lost", "resurrected", "phantom", "partial", "stale", "divergent", "doubled")
 EXCUSES = frozenset({"replication", "search", "cache"})  # tags of an answer that may be old
+STORE = "store"  # in the names of faults that set a peer's store back
 ACKNOWLEDGED_MIN = 20
 ANSWERED_MIN = 20
 
@@ -60,7 +72,11 @@ def judge(history: History, *, acknowledged_min: int = ACKNOWLEDGED_MIN) -> Verd
     answers, of which each counts."""
     verdict = Verdict([], Counter(), Counter(), [])
     history = _without_unready(history, verdict)
-    records = of_operations(history.operations)
+    records = of_operations(
+        history.operations,
+        is_log_lost=attached.is_log_lost(history),
+        is_set_back=any(STORE in fault.kind for fault in history.faults),
+    )
     found: list[Anomaly] = []
     for operation in history.operations:
         if operation.invoke.op in READS and operation.is_ok:
@@ -73,7 +89,7 @@ def judge(history: History, *, acknowledged_min: int = ACKNOWLEDGED_MIN) -> Verd
     found += _judge_counters(history, records)
     found += _judge_peers(history, verdict)
     _tell_once(found, verdict.anomalies)
-    _count_unsettled(records, verdict)
+    _count_unsettled(records, verdict, is_log_lost=attached.is_log_lost(history))
     verdict.cannot.extend(_why_not(history, records, acknowledged_min))
     return verdict
 
@@ -106,36 +122,37 @@ def _found_nothing(operation: Operation) -> bool:
 
 
 class _Reader:
-    """What one read must know of a record, and how a failing is called."""
+    """What one read must know of a record, and how a failing is called. One that is excused must
+    know what every member was told to have, unless it may be of a gateway's, or of a store that was
+    set back since."""
 
     def __init__(self, read: Operation, records: Records) -> None:
         self.read = read
         self.is_final = read.invoke.final is not None
-        self.is_excused = not self.is_final and bool(EXCUSES & set(read.end.tags))
+        is_local = read.invoke.consistency == LOCAL
+        self.is_excused = not self.is_final and (is_local or bool(EXCUSES & set(read.end.tags)))
+        self._kind = FINAL if self.is_final else BEHIND if self.is_excused else FRESH
+        is_of_a_store = read.invoke.op in ("get", "list") and not records.is_set_back
+        self.at = read.began if not self.is_excused or is_of_a_store else float("-inf")
         # The writes that the named positions are of, and those that the named reads showed. A
         # recall says by its tag that it did not wait for the position.
-        is_waiting = read.invoke.op != "recall" or not self.is_excused
+        is_waiting = read.invoke.op != "recall" or not EXCUSES & set(read.end.tags)
         self._after = set(_writes_behind(read, records)) if is_waiting else set()
-
-    @property
-    def at(self) -> float:
-        """It must know what was acknowledged before this."""
-        return float("-inf") if self.is_excused else self.read.began
 
     def floor(self, record: Record) -> Write | None:
         """The newest change that it must know."""
         known = self._named(record.changes)
-        if (floor := record.floor(self.at)) is not None:
+        if (floor := record.floor(self.at, self._kind)) is not None:
             known.append(floor)
         return max(known, key=lambda write: write.began, default=None)
 
     def knows_create(self, record: Record) -> bool:
         """Whether it must know that the record exists."""
-        return record.is_created(self.at) or bool(self._named(record.creates))
+        return record.is_created(self.at, self._kind) or bool(self._named(record.creates))
 
     def knows_forget(self, record: Record) -> bool:
         """Whether it must know that the record is forgotten."""
-        return record.is_forgotten(self.at) or bool(self._named(record.forgets))
+        return record.is_forgotten(self.at, self._kind) or bool(self._named(record.forgets))
 
     def anomaly(self, kind: str, ref: str, detail: str, *writes: Write) -> Anomaly:
         """Something wrong with this read. What a finished run shows is not stale, but lost."""
@@ -164,7 +181,7 @@ def _judge_read(read: Operation, records: Records, verdict: Verdict) -> Iterator
     reader, user = _Reader(read, records), read.invoke.user
     verdict.judged["final reads" if reader.is_final else "reads"] += 1
     if reader.is_excused:
-        verdict.unjudged["tagged answers, not judged for staleness"] += 1
+        verdict.unjudged["answers that may be old, not judged for staleness"] += 1
     shown = Counter(seen.ref for seen in read.end.seen)
     for seen in read.end.seen:
         record = records.by_name.get((user, seen.ref))
@@ -222,11 +239,12 @@ def _judge_absence(
     reader, record = _Reader(read, records), records.by_name.get((read.invoke.user, ref))
     if record is None:
         return
-    if not any(write.is_ok for write in record.creates):
+    is_known = reader.knows_create(record)
+    if not is_known and not any(write.is_ok for write in record.creates):
         if any(write.is_possible for write in record.creates):
             verdict.unjudged["absences of records whose create is unknown"] += 1
         return
-    if reader.knows_create(record) and not record.may_be_forgotten(read.ended):
+    if is_known and not record.may_be_forgotten(read.ended):
         detail = "acknowledged, and not there"
         if read.invoke.op not in READS:
             detail = f"acknowledged, and not found by {read.invoke.op} {read.n}"
@@ -359,8 +377,6 @@ def _state(seen: Seen | None) -> str:
 def _compare_digests(history: History, verdict: Verdict) -> Iterator[Anomaly]:
     readable = [digest for digest in history.digests if not digest.problem]
     for digest in history.digests:
-        if digest.problem:
-            verdict.unjudged[f"stores that could not be read ({digest.problem})"] += 1
         if digest.damaged:
             detail = f"{digest.damaged} rows without the hash that is stored with them"
             yield Anomaly("divergent", "", digest.peer, detail)
@@ -379,8 +395,10 @@ def _compare_digests(history: History, verdict: Verdict) -> Iterator[Anomaly]:
             yield Anomaly("divergent", "", f"{one.peer}, {other.peer}", f"{detail} buckets")
 
 
-def _count_unsettled(records: Records, verdict: Verdict) -> None:
+def _count_unsettled(records: Records, verdict: Verdict, *, is_log_lost: bool) -> None:
     for write in records.writes:
+        if write.is_ok and not write.is_kept(is_log_lost=is_log_lost):
+            verdict.unjudged["writes to the log only, of which a stream was deleted"] += 1
         if write.is_possible and not write.is_ok:
             verdict.unjudged["writes whose outcome stayed unknown"] += 1
 
@@ -395,6 +413,12 @@ def _why_not(history: History, records: Records, acknowledged_min: int) -> Itera
         yield f"only {acknowledged} writes were acknowledged, {acknowledged_min} are needed"
     if answered < min(ANSWERED_MIN, acknowledged_min):
         yield f"only {answered} reads were answered"
+    for digest in history.digests:
+        if digest.problem:
+            yield f"the store could not be read at the end: {digest.problem}"
+    for fault in history.faults:
+        if fault.without_effect:
+            yield f"{fault.kind} at {fault.began:.0f} s had no effect: {fault.without_effect}"
     for peer in attached.unread(history):
         yield f"{peer}: what is attached to its memories was not read"
     yield from (note.text for note in history.notes if note.is_blocking)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -26,6 +27,21 @@ def fill(folder: Path) -> None:
     found = os.statvfs(folder)
     used = (found.f_blocks - found.f_bfree) * found.f_frsize
     _mount("-o", f"remount,size={used + LEFT_PAGES * PAGE_BYTES}", str(folder))
+
+
+def is_full(folder: Path) -> bool:
+    """Whether it takes nothing more: somebody tries."""
+    probe = folder / "probe"
+    try:
+        with probe.open("wb") as file:
+            file.write(bytes((2 * LEFT_PAGES + 1) * PAGE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno == errno.ENOSPC
+    finally:
+        probe.unlink(missing_ok=True)
+    return False
 
 
 def make_room(folder: Path) -> None:

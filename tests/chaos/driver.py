@@ -70,6 +70,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     min_position: str = ""
     final: tuple[str, str] | None = None
     secret: str = ""  # another API key than the driver's
+    ack: str = ""
+    consistency: str = ""
 
 
 class Gateways(Protocol):
@@ -135,7 +137,8 @@ class Process:
             at=driver.now(), n=n, process=self.name, op=request.op, user=request.user,
             way="nats" if isinstance(self._way, NatsWay) else "http", refs=request.refs,
             value=request.value, count=request.count, key=request.key, first=request.first,
-            after=request.after, final=request.final,
+            after=request.after, final=request.final, ack=request.ack,
+            consistency=request.consistency,
         )  # fmt: skip
         driver.recorder.add(invoke)
         end = self._at_gateway(invoke, await self._end(request, n))
@@ -155,8 +158,10 @@ class Process:
             headers[KEY] = request.key
         if request.min_position:
             headers["Memsync-Min-Position"] = request.min_position
-        if request.final is not None:
-            headers["Memsync-Consistency"] = "local"
+        if request.ack:
+            headers["Memsync-Ack"] = request.ack
+        if request.final is not None or request.consistency:
+            headers["Memsync-Consistency"] = request.consistency or "local"
         now = self.driver.now
         try:
             reply = await way.call(_OPERATIONS[request.op], request.body, headers)

@@ -2,7 +2,9 @@
 
 A request counts as served when it was answered, also with a 404 or a 409: those are answers. The
 connections that were open at a gateway while it was killed or frozen break or hang; they are
-counted by themselves and in nothing else. Requests over NATS go over connections of the driver's
+counted by themselves and in nothing else. So are `strong` reads, which need a majority as writes
+do, and writes that name who must have them: `all` is refused while one member is gone. Requests
+over NATS go over connections of the driver's
 own to servers that are harmed, so they have a line of their own, too.
 """
 
@@ -17,6 +19,7 @@ import msgspec
 from tests.chaos.checking import Verdict
 from tests.chaos.history import READS, Fault, History, Operation
 from tests.chaos.outages import NOTED_S, Outage, outages
+from tests.chaos.records import ALL, LOG, STRONG
 
 TAIL_S = 1.0  # what begins so long after a fault is over still counts as under it
 NINES_MAX = 9.0
@@ -24,6 +27,9 @@ RECALL_S_MAX, WRITE_KILL_S_MAX, WRITE_FREEZE_S_MAX = 1.0, 1.5, 2.5
 WRITES_MIN, TAGGED_MAX = 0.999, 0.001
 LOSS_S_MAX = 7.5  # conditional updates, for each loss of their stripe's leader
 CALM = "calm"
+ALONE, TOGETHER = ("kill ", "freeze "), "+"  # in the names of faults
+# What a rolling restart must not fail; `all` is refused while a member restarts, as it should be.
+UNINTERRUPTED = ("reads", "strong reads", "writes", "writes to the log", "conditional")
 SAFETY = ("lost", "resurrected", "partial", "stale", "doubled")
 
 
@@ -87,12 +93,19 @@ class Figures(msgspec.Struct, frozen=True):
 
 def is_recall(operation: Operation) -> bool:
     """A recall over HTTP."""
-    return operation.invoke.op == "recall" and operation.invoke.way == "http"
+    return operation.invoke.op == "recall" and is_read(operation)
 
 
 def is_read(operation: Operation) -> bool:
-    """Any read over HTTP, recalls among them."""
-    return operation.invoke.op in READS and operation.invoke.way == "http"
+    """Any read over HTTP but strong ones, recalls among them."""
+    invoke = operation.invoke
+    return invoke.op in READS and invoke.way == "http" and invoke.consistency != STRONG
+
+
+def is_strong(operation: Operation) -> bool:
+    """A strong read over HTTP."""
+    invoke = operation.invoke
+    return invoke.op in READS and invoke.way == "http" and invoke.consistency == STRONG
 
 
 def is_conditional(operation: Operation) -> bool:
@@ -101,7 +114,21 @@ def is_conditional(operation: Operation) -> bool:
 
 
 def is_write(operation: Operation) -> bool:
-    """Any other write over HTTP."""
+    """Any other write over HTTP that waits for whom the default names."""
+    return _is_plain_write(operation) and not operation.invoke.ack
+
+
+def is_to_all(operation: Operation) -> bool:
+    """One that waits for all members."""
+    return _is_plain_write(operation) and operation.invoke.ack == ALL
+
+
+def is_to_log(operation: Operation) -> bool:
+    """One that waits for the log only."""
+    return _is_plain_write(operation) and operation.invoke.ack == LOG
+
+
+def _is_plain_write(operation: Operation) -> bool:
     invoke = operation.invoke
     return invoke.op not in (*READS, "swap", "use") and invoke.way == "http"
 
@@ -114,7 +141,10 @@ def is_over_nats(operation: Operation) -> bool:
 LINES: dict[str, Callable[[Operation], bool]] = {
     "recalls": is_recall,
     "reads": is_read,
+    "strong reads": is_strong,
     "writes": is_write,
+    "writes to all": is_to_all,
+    "writes to the log": is_to_log,
     "conditional": is_conditional,
     "over NATS": is_over_nats,
 }
@@ -123,7 +153,8 @@ LINES: dict[str, Callable[[Operation], bool]] = {
 def figures_of(history: History, verdict: Verdict) -> Figures:
     """Everything that the report shows, from the history alone."""
     load = [one for one in history.operations if _is_load(one)]
-    faults = sorted((one for one in history.faults if not one.skipped), key=lambda one: one.began)
+    made = (one for one in history.faults if not one.skipped and not one.without_effect)
+    faults = sorted(made, key=lambda one: one.began)
     under = _attributed(load, faults)
     suffered = [_suffered(fault, under[place]) for place, fault in enumerate(faults)]
     by_kind: dict[str, list[Operation]] = {CALM: under[None]}
@@ -230,10 +261,10 @@ def _judged(
     away = sum(fault.ready is None for fault in faults)
     found.append(Figure("faults after which not all came back in time", "0", str(away), away == 0))
     kinds = {fault.kind for fault in faults}
-    if kinds and all(kind.startswith(("kill ", "freeze ")) for kind in kinds):
+    if kinds and all(kind.startswith(ALONE) and TOGETHER not in kind for kind in kinds):
         found += _of_one_at_a_time(total, by_kind)
     if kinds == {"restart all"}:
-        lines = [total[name] for name in ("reads", "writes", "conditional")]
+        lines = [total[name] for name in UNINTERRUPTED]
         failed = sum(line.total - line.served + line.at_gateway for line in lines)
         what = "rolling restart: failed requests over HTTP"
         found.append(Figure(what, "0", str(failed), failed == 0))

@@ -56,7 +56,8 @@ class Run(_Event, frozen=True, kw_only=True, tag="run"):
 class Invoke(_Event, frozen=True, kw_only=True, tag="invoke"):
     """An operation begins. `refs` are the records that it means; `key` is its `Idempotency-Key`;
     `after` are operations whose positions a read names; `final` says of which peer's own state it
-    is, and when ("healed", "settled")."""
+    is, and when ("healed", "settled"). `ack` and `consistency` are what it asked for, "" for the
+    default."""
 
     n: int
     process: str
@@ -70,6 +71,8 @@ class Invoke(_Event, frozen=True, kw_only=True, tag="invoke"):
     first: int = 0
     after: list[int] = []
     final: tuple[str, str] | None = None
+    ack: str = ""
+    consistency: str = ""
 
 
 class _End(_Event, frozen=True, kw_only=True):
@@ -99,7 +102,7 @@ class Unknown(_End, frozen=True, kw_only=True, tag="unknown"):
 class Fault(_Event, frozen=True, kw_only=True, tag="fault"):
     """A fault of the nemesis, written when it is over. `began` to `taken_back` it was there;
     `ready` is when all processes were ready again, None if not in time; `skipped` says why it
-    could not be made here."""
+    could not be made here, `without_effect` why it is taken for one that did nothing."""
 
     kind: str
     targets: list[str]
@@ -108,6 +111,7 @@ class Fault(_Event, frozen=True, kw_only=True, tag="fault"):
     ready: float | None = None
     note: str = ""
     skipped: str = ""
+    without_effect: str = ""
 
 
 class Elected(_Event, frozen=True, kw_only=True, tag="elected"):

@@ -8,7 +8,8 @@ import random
 from tests.chaos import history
 from tests.chaos.cluster import POLL_S
 from tests.chaos.driver import Driver
-from tests.chaos.faults import Context, Fault, made, sequence
+from tests.chaos.fault import Context, Fault
+from tests.chaos.faults import made, sequence
 from tests.chaos.network import CannotError
 
 CALM_S = 3.0  # before the first fault
@@ -54,14 +55,16 @@ class Nemesis:
         return history.Fault(
             at=now(), kind=name, targets=fault.targets, began=began, taken_back=taken_back,
             ready=ready, note=fault.note, skipped=skipped,
+            without_effect="" if skipped else fault.why_without_effect(),
         )  # fmt: skip
 
     async def _make(self, fault: Fault) -> None:
-        """Make it, let it last, and take it back, also where making it failed half-way."""
+        """Make it, let it last, look, and take it back, also where making it failed half-way."""
         try:
             await fault.make()
             if fault.lasts:
                 await asyncio.sleep(self._fault_s)
+            await fault.look()
         except CannotError:
             raise
         except BaseException:

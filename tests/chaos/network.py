@@ -18,9 +18,11 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from memsync.homes import HOST
 from memsync.local.ports import Ports
+from tests.chaos.probes import Pair, Probes
 from tests.chaos.relay import CLIENT, machine_of
 from tests.chaos.shaping import NETEM, NOTHING, TUN, Shaper
 
@@ -28,13 +30,17 @@ INSIDE = "MEMSYNC_CHAOS_INSIDE"  # set for the driver once it is inside
 MACHINES = (1, 2, 3)
 ROUTER = "router"
 DROP_PREFERENCE = 10
+PROBED, PROBED_S = 5, 0.4  # datagrams of a pair, and how long they are waited for
+LOST_OF, LOST_S = 200, 1.0  # of so many 5 % are never all there
+NAMESPACES = Path("/run/netns")
 
 
 class CannotError(Exception):
     """This machine does not let us do it; the text says what is missing."""
 
 
-def _unshare() -> list[str]:
+def unshared() -> list[str]:
+    """What to put before a command so that it has namespaces of its own."""
     command = ["unshare", "--net", "--mount", "--propagation", "private"]
     return command if os.geteuid() == 0 else [*command, "--user", "--map-root-user"]
 
@@ -50,7 +56,7 @@ def why_not() -> str | None:
         "ip -n probe rule add from 10.0.0.0/8 to 10.0.0.0/8 blackhole"
     )
     tried = subprocess.run(
-        [*_unshare(), "sh", "-c", probe], stdin=subprocess.DEVNULL, capture_output=True, check=False
+        [*unshared(), "sh", "-c", probe], stdin=subprocess.DEVNULL, capture_output=True, check=False
     )
     if tried.returncode == 0:
         return None
@@ -59,7 +65,7 @@ def why_not() -> str | None:
 
 def enter(module: str, arguments: Sequence[str]) -> None:
     """Become the same program inside namespaces of its own; does not return."""
-    command = [*_unshare(), sys.executable, "-m", module, *arguments]
+    command = [*unshared(), sys.executable, "-m", module, *arguments]
     os.execvpe(command[0], command, {**os.environ, INSIDE: "1"})
 
 
@@ -93,11 +99,11 @@ class Network:
         del name
         return []
 
-    def drop(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def drop(self, pairs: Iterable[Pair]) -> None:
         """From now on nothing goes from the first machine of each pair to the second."""
         raise NotImplementedError
 
-    def pass_again(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def pass_again(self, pairs: Iterable[Pair]) -> None:
         """Take `drop` back."""
         raise NotImplementedError
 
@@ -118,6 +124,20 @@ class Network:
         """Take `slow` back."""
         raise NotImplementedError
 
+    def why_not_open(self, pairs: Sequence[Pair]) -> str:
+        """What does not get through although nothing is cut; "" where all does, or nobody knows."""
+        del pairs
+        return ""
+
+    def why_not_cut(self, pairs: Sequence[Pair]) -> str:
+        """Why these are not cut; "" where nothing gets through."""
+        raise NotImplementedError
+
+    def why_not_slow(self, machine: int, *, least_ms: int, is_lossy: bool) -> str:
+        """Why the machine is not slow; "" where everything from and to it takes `least_ms` or
+        longer each way, and some of it is lost if it is lossy."""
+        raise NotImplementedError
+
 
 class Relayed(Network):
     """One machine, and a relay between its processes."""
@@ -127,7 +147,7 @@ class Relayed(Network):
     def __init__(self) -> None:
         self._relay: subprocess.Popen[bytes] | None = None
         self._ports: dict[int, int] = {}
-        self._held: set[tuple[int, int]] = set()
+        self._held: set[Pair] = set()
         self._slow = {"slow": 0, "delay_s": 0.0, "jitter_s": 0.0, "loss": 0.0}
 
     def begin(self, home: Path, ports: Ports) -> None:
@@ -154,19 +174,19 @@ class Relayed(Network):
     def port(self, port: int) -> int:
         return self._ports.get(port, port)
 
-    def drop(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def drop(self, pairs: Iterable[Pair]) -> None:
         self._held |= set(pairs)
         self._tell()
 
-    def pass_again(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def pass_again(self, pairs: Iterable[Pair]) -> None:
         self._held -= set(pairs)
         self._tell()
 
     def unplug(self, machine: int) -> None:
-        self.drop(_all_pairs(machine))
+        self.drop(all_pairs(machine))
 
     def plug(self, machine: int) -> None:
-        self.pass_again(_all_pairs(machine))
+        self.pass_again(all_pairs(machine))
 
     def slow(self, machine: int, *, delay_ms: int, jitter_ms: int, loss: float) -> str:
         self._slow = {
@@ -179,15 +199,32 @@ class Relayed(Network):
         self._slow = {**self._slow, "slow": 0}
         self._tell()
 
-    def _tell(self) -> None:
+    def why_not_cut(self, pairs: Sequence[Pair]) -> str:
+        """By what the relay has held back since the cut: the processes talk all the time."""
+        met = self._tell(asks=True)
+        held = {(source, target) for source, target in met["held"]}
+        free = [pair for pair in pairs if pair not in held]
+        return f"nothing is held back of {free}" if len(free) == len(pairs) else ""
+
+    def why_not_slow(self, machine: int, *, least_ms: int, is_lossy: bool) -> str:
+        """Of what is lost a TCP connection makes something late, and so does the relay."""
+        del machine, least_ms, is_lossy
+        return "" if self._tell(asks=True)["late"] else "nothing was late"
+
+    def _tell(self, *, asks: bool = False) -> dict[str, Any]:
+        """Say how it is from now on, or ask what was held back and late since that was said."""
         assert self._relay is not None
         assert self._relay.stdin is not None
-        told = {"held": sorted(self._held), **self._slow}
+        assert self._relay.stdout is not None
+        told = {} if asks else {"held": sorted(self._held), **self._slow}
         self._relay.stdin.write(json.dumps(told).encode() + b"\n")
         self._relay.stdin.flush()
+        met: dict[str, Any] = json.loads(self._relay.stdout.readline())
+        return met
 
 
-def _all_pairs(machine: int) -> list[tuple[int, int]]:
+def all_pairs(machine: int) -> list[Pair]:
+    """To and from all others."""
     others = [one for one in (*MACHINES, CLIENT) if one != machine]
     return [(machine, one) for one in others] + [(one, machine) for one in others]
 
@@ -199,7 +236,7 @@ class Machines(Network):
 
     def __init__(self) -> None:
         _run("mount", "-t", "tmpfs", "tmpfs", "/run")
-        Path("/run/netns").mkdir()
+        NAMESPACES.mkdir()
         _run("ip", "link", "set", "lo", "up")
         _run("ip", "netns", "add", ROUTER)
         for machine in MACHINES:
@@ -211,6 +248,13 @@ class Machines(Network):
         self._shaper: Shaper | None = None
         self._slows_by = self._find_shaper()
         self.says = f"4 network namespaces and a router; latency and loss by {self._slows_by}"
+        places = {
+            machine: (_address(machine, 2), NAMESPACES / f"m{machine}") for machine in MACHINES
+        }
+        self.probes = Probes({**places, CLIENT: (_address(CLIENT, 2), None)})
+
+    def end(self) -> None:
+        self.probes.close()
 
     def host(self, name: str) -> str:
         return _address(machine_of(name), 2)
@@ -219,11 +263,11 @@ class Machines(Network):
         machine = machine_of(name)
         return [] if machine == CLIENT else ["nsenter", f"--net=/run/netns/m{machine}", "--"]
 
-    def drop(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def drop(self, pairs: Iterable[Pair]) -> None:
         for pair in pairs:
             _run("ip", "-n", ROUTER, "rule", "add", *_rule(pair))
 
-    def pass_again(self, pairs: Iterable[tuple[int, int]]) -> None:
+    def pass_again(self, pairs: Iterable[Pair]) -> None:
         for pair in pairs:
             _run("ip", "-n", ROUTER, "rule", "del", *_rule(pair))
 
@@ -244,6 +288,27 @@ class Machines(Network):
         if self._shaper is not None:
             self._shaper.end()
             self._shaper = None
+
+    def why_not_open(self, pairs: Sequence[Pair]) -> str:
+        found = self.probes.flights(pairs, count=PROBED, within_s=PROBED_S)
+        lost = [pair for pair, times in found.items() if not times]
+        return f"nothing gets through of {lost}" if lost else ""
+
+    def why_not_cut(self, pairs: Sequence[Pair]) -> str:
+        found = self.probes.flights(pairs, count=PROBED, within_s=PROBED_S)
+        through = [pair for pair, times in found.items() if times]
+        return f"something gets through of {through}" if through else ""
+
+    def why_not_slow(self, machine: int, *, least_ms: int, is_lossy: bool) -> str:
+        """By the quickest datagram: a busy machine makes many late, but none early."""
+        count, within_s = (LOST_OF, LOST_S) if is_lossy else (PROBED, PROBED_S)
+        pairs = all_pairs(machine)[:: len(MACHINES)]  # one each way
+        for pair, times in self.probes.flights(pairs, count=count, within_s=within_s).items():
+            if not times or min(times) < least_ms / 1000:
+                return f"{pair} took {1000 * min(times, default=0.0):.2f} ms"
+            if is_lossy and len(times) == count:
+                return f"nothing of {count} datagrams was lost from {pair[0]} to {pair[1]}"
+        return ""
 
     def _cables(self) -> list[str]:
         lines = []
@@ -282,7 +347,7 @@ def _address(machine: int, host: int) -> str:
     return f"10.77.{machine}.{host}"
 
 
-def _rule(pair: tuple[int, int]) -> list[str]:
+def _rule(pair: Pair) -> list[str]:
     source, target = (f"10.77.{machine}.0/24" for machine in pair)
     return ["from", source, "to", target, "blackhole", "pref", str(DROP_PREFERENCE)]
 

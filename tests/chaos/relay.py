@@ -10,6 +10,8 @@ second best: a cut here is a silence, in which connections can still be opened.
 
 It prints the port that stands for each, as JSON, and then takes one JSON line for each change:
 {"held": [[1, 2]], "slow": 3, "delay_s": 0.04, "jitter_s": 0.02, "loss": 0.0}
+It answers each line with what the last change has met: {"held": [[1, 2]], "late": 17}, pairs of
+which something was held back, and how many pieces were late. {} changes nothing and only asks.
 """
 
 from __future__ import annotations
@@ -39,9 +41,17 @@ class Links:
         self._delay_s = self._jitter_s = self._loss = 0.0
         self._changed = asyncio.Event()
         self._chance = random.Random()
+        self._met: set[tuple[int, int]] = set()
+        self._late = 0
+
+    def met(self) -> dict[str, Any]:
+        """What was held back and late since the last change."""
+        return {"held": sorted(self._met), "late": self._late}
 
     def change(self, told: dict[str, Any]) -> None:
         """From now on it is like this."""
+        self._met.clear()
+        self._late = 0
         self._held = {(source, target) for source, target in told["held"]}
         self._slow = told["slow"]
         self._delay_s, self._jitter_s = told["delay_s"], told["jitter_s"]
@@ -52,6 +62,7 @@ class Links:
     async def wait_open(self, source: int, target: int) -> None:
         """Wait while this direction is held back."""
         while (source, target) in self._held:
+            self._met.add((source, target))
             await self._changed.wait()
 
     def late_s(self, source: int, target: int) -> float:
@@ -61,6 +72,7 @@ class Links:
         late_s = self._delay_s + self._chance.uniform(-self._jitter_s, self._jitter_s)
         if self._chance.random() < self._loss:
             late_s += RESENT_S
+        self._late += 1
         return max(0.0, late_s)
 
 
@@ -175,7 +187,9 @@ async def serve(folder: Path, ports: dict[int, int]) -> None:
     made = {port: await relay.listen(port, machine) for port, machine in ports.items()}
     print(json.dumps(made), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
-        links.change(json.loads(line))
+        print(json.dumps(links.met()), flush=True)
+        if told := json.loads(line):
+            links.change(told)
     os._exit(0)  # with all its connections, as a cable that is cut
 
 

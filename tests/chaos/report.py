@@ -185,6 +185,8 @@ def _words(history: History, verdict: Verdict) -> Iterator[str]:
     for fault in history.faults:
         if fault.skipped:
             yield f"skipped {fault.kind}: {fault.skipped}"
+        if fault.without_effect:
+            yield f"without effect {fault.kind}: {fault.without_effect}"
     yield from (f"note: {note.text}" for note in history.notes[:ANOMALIES_SHOWN])
     yield "judged: " + ", ".join(f"{n} {what}" for what, n in sorted(verdict.judged.items()))
     for what, n in sorted(verdict.unjudged.items()):

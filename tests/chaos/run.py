@@ -17,7 +17,7 @@ from tests.chaos import stores
 from tests.chaos.cluster import PEERS, Cluster
 from tests.chaos.driver import Connection, Driver, Process, Request
 from tests.chaos.elections import Elections
-from tests.chaos.faults import Context
+from tests.chaos.fault import Context
 from tests.chaos.history import Note, Operation, Recorder, Run
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.workloads import Worker, World, crew

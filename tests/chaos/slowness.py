@@ -8,6 +8,8 @@ worn or shared; what others write is as fast as before. It needs root and a real
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from tests.chaos.network import CannotError
@@ -15,6 +17,20 @@ from tests.chaos.network import CannotError
 GROUPS = Path("/sys/fs/cgroup")
 NAME = f"memsync-chaos-{os.getpid()}"
 WRITES_A_SECOND = 20  # 1.2 ms for a write and its sync became 148 ms
+SLOW_S_MIN = 1 / (2 * WRITES_A_SECOND)
+MEASURED = 4  # writes, of which the median counts
+WRITER = f"""
+import os, sys, time
+open(sys.argv[2], "w").write(str(os.getpid()))
+file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+took = []
+for place in range({MEASURED}):
+    began = time.monotonic()
+    os.pwrite(file, os.urandom(4096), 4096 * place)
+    os.fsync(file)
+    took.append(time.monotonic() - began)
+print(sorted(took)[{MEASURED} // 2])
+"""
 
 
 class SlowDisk:
@@ -39,6 +55,19 @@ class SlowDisk:
         except OSError as error:
             self.end()
             raise CannotError(f"no control group may slow a disk here: {error}") from error
+
+    def takes_s(self, folder: Path) -> float:
+        """What a write and its sync take in this folder by the side of the process: of another one
+        that enters its group."""
+        if self._group is None:
+            return 0.0
+        probe = folder / "probe"
+        command = [sys.executable, "-c", WRITER, str(probe), str(self._group / "cgroup.procs")]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        finally:
+            probe.unlink(missing_ok=True)
+        return float(done.stdout) if done.returncode == 0 else 0.0
 
     def end(self) -> None:
         """Its writes are as fast as ever. A process that has ended has left its group."""

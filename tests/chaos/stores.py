@@ -50,12 +50,26 @@ def put_back(path: Path, old: Path) -> None:
     shutil.copyfile(old, path)
 
 
+def applied(path: Path) -> int:
+    """How many frames the store has, over all generations of all stripes; only while no process has
+    it open."""
+    with closing(sqlite3.connect(path, timeout=BUSY_S)) as connection:
+        [(total,)] = connection.execute("SELECT coalesce(sum(sequence), 0) FROM positions")
+    return int(total)
+
+
 def zero(path: Path, chance: random.Random) -> list[int]:
-    """Zeros over some pages; only while no process has it open. Returns which pages, from 0."""
+    """Zeros over some pages that had others; only while no process has it open. Returns which
+    pages, from 0."""
     checkpoint(path)
-    pages = max(1, path.stat().st_size // PAGE_BYTES)
-    chosen = sorted(chance.sample(range(pages), min(PAGES_ZEROED, pages)))
     with path.open("r+b") as file:
+        content = file.read()
+        pages = [
+            page
+            for page in range(len(content) // PAGE_BYTES)
+            if any(content[page * PAGE_BYTES : (page + 1) * PAGE_BYTES])
+        ]
+        chosen = sorted(chance.sample(pages, min(PAGES_ZEROED, len(pages))))
         for page in chosen:
             file.seek(page * PAGE_BYTES)
             file.write(bytes(PAGE_BYTES))

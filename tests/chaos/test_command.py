@@ -14,8 +14,8 @@ from tests.chaos import __main__ as command
 from tests.chaos.checking import ACKNOWLEDGED_MIN, judge
 from tests.chaos.faults import FAULTS, MIXES, chosen, sequence
 from tests.chaos.figures import CALM, figures_of
+from tests.chaos.forging import LATE, Forge
 from tests.chaos.history import Fault, Recorder
-from tests.chaos.test_checkers import LATE, Forge
 
 
 def enough(forge: Forge) -> None:

@@ -67,10 +67,13 @@ def test_it_is_slow_for_one_process_until_it_ends(writers: list[Writer], tmp_pat
         pytest.skip(str(error))
     try:
         during_s, beside_s = meant.takes_s(), other.takes_s()
+        measured_s = slow.takes_s(tmp_path)
     finally:
         slow.end()
     after_s = meant.takes_s()
-    assert during_s > 1 / (2 * slowness.WRITES_A_SECOND)
+    assert during_s > slowness.SLOW_S_MIN
+    assert measured_s > slowness.SLOW_S_MIN  # so whoever looks sees it
+    assert slow.takes_s(tmp_path) < slowness.SLOW_S_MIN  # and sees that it is over
     assert beside_s < during_s / 2
     assert after_s < during_s / 2
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
@@ -32,6 +32,8 @@ SIGNALS = ("positive", "negative", "retrieved", "ignored")
 TYPES = ("similar", "supports", "extends")
 BULK_ITEMS = (3, 8)
 KNOWN_MAX = 300
+ACKS = {"": 0.88, "log": 0.06, "all": 0.06}  # shares of the writes
+CONSISTENCIES = {"": 0.84, "strong": 0.1, "local": 0.06}  # and of the reads
 KEYS_LIVE = 3
 KEYS_TRIED = 5  # of those that were taken back, the last ones
 
@@ -113,6 +115,8 @@ class Worker:
 
     async def write(self, request: Request) -> Operation:
         """Do a write, and sometimes do it again: what was unknown, and what was answered."""
+        if request.op != "swap":  # which wait for one leader as it is
+            request = msgspec.structs.replace(request, ack=self._one_of(ACKS))
         done = await self.process.do(request)
         again = 0.5 if isinstance(done.end, Unknown) else 0.08 if done.is_ok else 0.0
         if self.chance.random() < again:
@@ -132,7 +136,11 @@ class Worker:
         }
         refs = [] if kind == "list" else [known.ref]
         fields = {"op": kind, "user": known.user, "body": bodies[kind], "refs": refs, **more}
+        fields["consistency"] = self._one_of(CONSISTENCIES)
         return await self.process.do(Request(**fields))  # type: ignore[arg-type]
+
+    def _one_of(self, shares: Mapping[str, float]) -> str:
+        return self.chance.choices(list(shares), list(shares.values()))[0]
 
 
 class Add(Worker):

@@ -181,7 +181,7 @@ class Asking:
             body=body,
             headers=headers,
             peers=peers,
-            invoked_s=self.world.loop.time(),
+            invoked_s=self.world.tick(),
         )
         self.history.events.append(event)
         return event

@@ -111,7 +111,7 @@ class Gateway:
             until_s=until_s,
         )
         note_outcome(event, outcome)
-        event.ended_s = world.loop.time()
+        event.ended_s = world.tick()
 
     async def _ask(
         self, attempt: Attempt, operation: str, headers: dict[str, str], body: bytes, left_s: float

@@ -41,10 +41,9 @@ TRAVELLERS: tuple[frozenset[str], ...] = (
     frozenset({"request", "request answered"}),
     frozenset({"rows", "rows answered", "pass_on", "pass_on answered"}),
     frozenset({"mark", "frame"}),
+    frozenset({"frame", "fetch", "fetch answered"}),
     frozenset({"frame", "fetch answered", "request"}),
     frozenset({"last answered", "publish answered"}),
-    # A peer that lags while it hears the others: what leases are for, so it comes three times.
-    *[frozenset({"frame", "fetch", "fetch answered"})] * 3,
 )
 
 # What takes the place of a fault without effect: what can be done at any moment.

@@ -31,6 +31,7 @@ from tests.simulation.history import (
     DEFINITE,
     NEVER,
     OK,
+    Effect,
     Event,
     History,
     Row,
@@ -60,7 +61,7 @@ def judge(history: History) -> list[Violation]:
     for event in history.events:
         found += _answer_is_right(facts, keys, history, event)
     for fact in facts.all:
-        found += _repeats_are_equal(fact)
+        found += _repeats_are_equal(facts, fact)
     for member, rows in sorted(history.rows.items()):
         found += _ending_is_right(facts, member, list(rows.values()))
         found += _ids_resolve(facts, member, history.resolved[member], rows)
@@ -272,27 +273,45 @@ def _nothing_was_overlooked(
             yield Violation("stale", f"{said}: overlooked {_name(other)}")
 
 
-def _repeats_are_equal(fact: Fact) -> Iterator[Violation]:
+def _repeats_are_equal(facts: Facts, fact: Fact) -> Iterator[Violation]:
+    """Of callers' keys: of a key that a gateway made only what was written is kept."""
     effect = fact.effect
     done = sorted((e for e in fact.events if e.outcome == OK), key=lambda e: e.ended_s)
     for first, again in pairwise(done):
-        if context.IDEMPOTENCY_KEY not in effect.headers:
-            same = True  # of a key that a gateway made only what was written is kept
-        elif effect.kind in ("add", "bulk") and context.IDS in effect.headers:
-            same = answered_ids(effect, first) == answered_ids(effect, again)
-        elif effect.kind in attached.ATTACHES and again.invoked_s < first.ended_s:
-            same = True  # two attempts at once may each say what they did
-        elif effect.kind in ("forget", *attached.ATTACHES):
-            same = first.answer == again.answer
-        else:
-            same = True
-        if not same:
+        is_same = _told(effect, first) == _told(effect, again) or _may_differ(facts, fact, first)
+        if context.IDEMPOTENCY_KEY in effect.headers and not is_same:
             said = f"#{first.number} {first.answer}, #{again.number} {again.answer}"
             yield Violation("repeat", f"{effect.kind}: {said}")
     if effect.kind == "cas" and done:
         for event in fact.events:
             if event.status == 409 and event.invoked_s > done[0].ended_s:
                 yield Violation("repeat", f"#{event.number}: conflicts with its own success")
+
+
+def _told(effect: Effect, event: Event) -> object:
+    """What an answer says that every repeat must say, too."""
+    if effect.kind in ("add", "bulk") and context.IDS in effect.headers:
+        return answered_ids(effect, event)
+    if effect.kind == "forget":
+        return event.answer
+    if effect.kind == "relate":
+        return event.answer["id"]
+    if effect.kind == "feedback":
+        return event.answer["summary"]["total_signals"]
+    return None
+
+
+def _may_differ(facts: Facts, fact: Fact, first: Event) -> bool:
+    """Of two attempts of one request that did not know of each other one answers, and what the one
+    with the earlier stamp did is kept for repeats. They did the same, unless another request about
+    the same memory came between: then a repeat is told what the caller was not. That is known of
+    the product: an attempt cannot know of one that is on its way through another stripe."""
+    others = {"forget": facts.forgets, "feedback": facts.signals}.get(fact.effect.kind, {})
+    return any(
+        other is not fact and other.invoked_s < first.ended_s and first.invoked_s < other.settled_s
+        for subject in facts.meant(fact.effect)
+        for other in others.get(subject, ())
+    )
 
 
 # The end.

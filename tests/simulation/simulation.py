@@ -18,7 +18,6 @@ from memsync.core.feedback import SIGNALS
 from memsync.core.memories import content_of, is_visible
 from memsync.core.records import Record, elements_of, value_of
 from memsync.core.relations import RELATIONS
-from memsync.ids import Position
 from memsync.wire import codec
 from memsync.wire import genesis as genesis_file
 from memsync.wire.operations import ApiKeyOrigin, MemoryOrigin
@@ -143,12 +142,12 @@ def _is_settled(world: World) -> bool:
         return False
     ends = [engine.progress.ends() for engine in engines if engine is not None]
     held = [[end for end in each if end.sequence] for each in ends]
-    in_log = [
-        Position(stripe, stream.generation, stream.last)
+    applied = {(end.stripe, end.generation): end.sequence for end in held[0]}
+    has_all = all(
+        applied.get((stripe, stream.generation), 0) >= stream.last
         for stripe, stream in world.bus.streams.items()
-        if stream.last
-    ]
-    return all(each == held[0] for each in held) and set(in_log) <= set(held[0])
+    )
+    return has_all and all(each == held[0] for each in held)
 
 
 def _how_it_is(world: World) -> str:

@@ -282,18 +282,45 @@ def test_a_signal_may_count_those_beside_it() -> None:
 
 
 @pytest.mark.parametrize(("later", "kinds"), [(True, {"repeat"}), (False, set())])
-def test_another_answer_to_a_repeated_signal_is_wrong(later: bool, kinds: set[str]) -> None:
-    """But two attempts at once may each count."""
+def test_another_count_in_the_repeat_of_a_signal_is_wrong(later: bool, kinds: set[str]) -> None:
+    """But where another came in beside it, two attempts may each count what they saw."""
     forged = Forged()
     one = forged.add("m1x")
-    forged.signal(one, "g1x")
-    first = forged.signal(one, "g2x", 2)
+    first = forged.signal(one, "g1x")
     assert first.effect is not None
     forged.history.effects[first.effect].headers["Idempotency-Key"] = "k"
-    forged.signal(one, "g3x", 3, invoked_s=first.invoked_s)
+    forged.again(first, {"summary": {"total_signals": 1}})
     began = forged.now_s if later else first.invoked_s
-    forged.again(first, {"summary": {"total_signals": 3}}, invoked_s=began)
+    forged.signal(one, "g2x", 2, invoked_s=began)
+    forged.again(first, {"summary": {"total_signals": 2}})
     assert forged.kinds() == kinds
+
+
+@pytest.mark.parametrize(("later", "kinds"), [(True, {"repeat"}), (False, set())])
+def test_other_ids_in_the_repeat_of_a_forget_are_wrong(later: bool, kinds: set[str]) -> None:
+    """But where another forgot it beside it, two attempts may each tell what they found."""
+    forged = Forged()
+    one = forged.add("m1x")
+    first = forged.forget(one, outcome=UNKNOWN)
+    assert first.effect is not None
+    forged.history.effects[first.effect].headers["Idempotency-Key"] = "k"
+    answered = forged.again(first, [])
+    began = forged.now_s if later else answered.invoked_s
+    forged.forget(one, answer=[], invoked_s=began)
+    forged.again(first, [one])
+    assert forged.kinds() == kinds
+
+
+def test_another_relation_in_a_repeat_is_wrong() -> None:
+    forged = Forged()
+    one, two = attached(forged)
+    first = forged.relate(one, two, "v2x")
+    assert first.effect is not None
+    forged.history.effects[first.effect].headers["Idempotency-Key"] = "k"
+    forged.again(first, {"id": 1, "created_at": "another"})
+    assert forged.kinds() == set()
+    forged.again(first, {"id": 2})
+    assert forged.kinds() == {"repeat"}
 
 
 # API keys

@@ -22,6 +22,7 @@ from tests.simulation.network import PORT, SimulatedNetwork
 from tests.simulation.process import Machine, Process
 
 RESTART_S = 0.3
+TICK_S = 1e-9
 MEMBERS = ("peer-1", "peer-2", "peer-3")
 STRANGER = "peer-4"  # who may join
 Tracer = Callable[[float, str, str], None]
@@ -55,6 +56,7 @@ class World:
             founded_at_ms=START_MS - 1000,
         )
         self.machines = {name: self._machine(name) for name in (*MEMBERS, STRANGER)}
+        self._ticked_s = 0.0
         self._newest: Membership | None = None
         self.may_be_removed: set[str] = set()
         self.may_end: set[str] = set()  # processes of members that were to be removed
@@ -68,6 +70,11 @@ class World:
             offset_ms=draw.randrange(-40, 40),
         )
         return Machine(name, clock, Disk(chance(self.seed, f"disk {name}"), draw.getrandbits(60)))
+
+    def tick(self) -> float:
+        """The time, which no two that ask for it share: whoever asks later is later, too."""
+        self._ticked_s = max(self.loop.time(), self._ticked_s + TICK_S)
+        return self._ticked_s
 
     def note(self, who: str, what: str) -> None:
         """Something happened, for those who read along."""
