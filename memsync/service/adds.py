@@ -209,10 +209,14 @@ async def _store(
 ) -> Stored | StoredOperation:
     """Store what is new, as a whole or not at all, and say what became of each item; or what is
     kept of another attempt of this request, where nothing is new any more."""
-    if call.context.key_is_callers or any(c.item.client_ref is not None for c in candidates):
+    is_sure = call.context.key_is_callers or any(c.item.client_ref is not None for c in candidates)
+    if is_sure:
         await freshness.be_fresh(parts, call)  # what was taken before must be met
     existing = await _existing(parts, call, candidates)
     duplicates = await _duplicates(parts, call, candidates)
+    if duplicates and not is_sure:  # what is forgotten must not be met: the text would be lost
+        await freshness.be_fresh(parts, call)
+        duplicates = await _duplicates(parts, call, candidates)
     verdicts = judge(call, intent, candidates, existing, duplicates)
     fresh = [c for c, v in zip(candidates, verdicts, strict=True) if _is_fresh(v)]
     if not fresh:

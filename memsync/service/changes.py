@@ -106,9 +106,10 @@ async def forget(parts: Parts, call: Call, body: bytes) -> Answer:
         outcome = [ItemOutcome(FORGOTTEN, list(meant))]
         if meant:
             await _write_forget(parts, call, intent, request, meant)
-        elif (stored := await writes.keep_outcome(parts, call, intent, outcome)) is not None:
-            return stored
-        return answers.answer(outcome[0].ids)
+            return answers.answer(outcome[0].ids)
+        # Else an attempt that comes after the answer would forget what was added since.
+        stored = await writes.keep_outcome(parts, call, intent, outcome, is_kept_of_gateways=True)
+        return stored or answers.answer(outcome[0].ids)
 
     async def replay(outcome: list[ItemOutcome]) -> Answer:
         return answers.answer(outcome[0].ids)

@@ -148,7 +148,11 @@ class Service:
     ) -> Answer:
         operation = _operation(name)
         self._check_room()
-        call = self._admitted(name, operation, headers, exchange)
+        try:
+            call = self._admitted(name, operation, headers, exchange)
+        except errors.Unauthenticated:
+            await self._hear_of_keys(operation, headers, exchange)
+            call = self._admitted(name, operation, headers, exchange)
         access.require(call.caller, operation.needed)
         if operation.is_write and self._parts.appender.unfit() is not None:
             passed = await freshness.passed_on(self._parts, call, body, until_s=call.deadline_s)
@@ -163,6 +167,26 @@ class Service:
             raise errors.Unavailable(
                 f"{limits.REQUESTS_IN_FLIGHT_MAX} requests in flight", retry_after_s=RETRY_AFTER_S
             )
+
+    async def _hear_of_keys(
+        self, operation: Operation, headers: Mapping[str, str], exchange: Exchange
+    ) -> None:
+        """Wait until this peer knows every key that was acknowledged before the request came. Where
+        it cannot make sure, a write is refused, which another peer may take, and the answer to a
+        read is tagged."""
+        found, leases = context.context_of(headers), self._parts.leases
+        if found.api_key is None or found.consistency == "local":
+            return
+        within_s = min(found.deadline_s, freshness.REACH_S_MAX)
+        if await leases.wait_fresh(self._parts.clock.steady_s() + within_s) == "fresh":
+            return
+        if operation.is_write:
+            raise errors.Unavailable(
+                "the API key is not known here, and this peer may lack what others acknowledged; "
+                "nothing was written",
+                retry_after_s=0.5,
+            )
+        exchange.headers[context.DEGRADED] = freshness.REPLICATION
 
     def _admitted(
         self, name: str, operation: Operation, headers: Mapping[str, str], exchange: Exchange

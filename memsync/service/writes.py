@@ -210,9 +210,15 @@ async def publish(parts: Parts, call: Call, intent: Intent, draft: Draft) -> Wri
 
 
 async def keep_outcome(
-    parts: Parts, call: Call, intent: Intent, outcome: list[ItemOutcome]
+    parts: Parts,
+    call: Call,
+    intent: Intent,
+    outcome: list[ItemOutcome],
+    *,
+    is_kept_of_gateways: bool = False,
 ) -> StoredOperation | None:
-    """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's.
+    """Let a repeat of a request that stores nothing be answered alike, if the key is a caller's; or
+    also a gateway's, where an attempt that comes late would do harm.
 
     What made it store nothing may itself be under way still: it is waited for. If that was another
     attempt of this request, then what is kept of it is answered, and counts.
@@ -220,7 +226,8 @@ async def keep_outcome(
     await settle(parts, call)
     if (stored := await met(parts, call, intent)) is not None:
         return stored
-    if call.context.key_is_callers:
+    may_be_repeated = is_kept_of_gateways and not call.context.key_is_new
+    if call.context.key_is_callers or may_be_repeated:
         stamp = parts.appender.stamp()
         await publish(parts, call, intent, Draft(outcome=outcome, operations=[], stamp=stamp))
     return None

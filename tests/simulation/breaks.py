@@ -15,14 +15,15 @@ import msgspec
 
 from memsync.core.continuity import Continuity
 from memsync.core.lease import Lease
-from memsync.core.records import value_of
+from memsync.core.records import Record, value_of
 from memsync.engine.cell.members import Members
+from memsync.engine.recall import Results
 from memsync.engine.streams.stripes import Stripes
 from memsync.engine.writing.appender import Appender, Written
 from memsync.engine.writing.conditional import Conditional
 from memsync.engine.writing.frames import Frames
 from memsync.ids import Position
-from memsync.service import freshness, writes
+from memsync.service import access, freshness, writes
 from memsync.wire.operations import Create, Frame, RawMessage, Write
 from tests.fakes.store import MemoryStore
 
@@ -175,6 +176,25 @@ def _trust_a_recreated_stream() -> AbstractContextManager[Any]:
     return mock.patch.object(Stripes, "_next_generation", same_generation)
 
 
+def _keep_old_answers() -> AbstractContextManager[Any]:
+    """A recall that was answered is answered alike, whatever has changed since."""
+
+    def apply(self: Results, changes: Sequence[Any]) -> None:
+        return None
+
+    return mock.patch.object(Results, "apply", apply)
+
+
+def _accept_revoked_keys() -> AbstractContextManager[Any]:
+    """Who looks a key up does not look whether it was taken back."""
+    real = access.value_of
+
+    def value(record: Record, name: str, default: Any = None) -> Any:
+        return default if name == "revoked" else real(record, name, default)
+
+    return mock.patch.object(access, "value_of", value)
+
+
 BREAKS: dict[str, Break] = {
     "acknowledge-before-cover": _acknowledge_before_cover,
     "ignore-leases": _ignore_leases,
@@ -186,4 +206,6 @@ BREAKS: dict[str, Break] = {
     "split-a-bulk": _split_a_bulk,
     "drop-tombstones": _drop_tombstones,
     "trust-a-recreated-stream": _trust_a_recreated_stream,
+    "keep-old-answers": _keep_old_answers,
+    "accept-revoked-keys": _accept_revoked_keys,
 }

@@ -28,10 +28,11 @@ class Seen(msgspec.Struct, frozen=True):
 
 class Effect(msgspec.Struct):
     """What one operation key asks for. `tokens` are those of the memories it adds, or the one that
-    an update writes; `targets` the ids that it is about."""
+    an update, a relation, a signal or a key carries; `targets` the ids that it is about. A `text`
+    is an add that is not to be stored beside its like, so several of them have one token."""
 
     number: int
-    kind: str  # add, bulk, update, cas, forget
+    kind: str  # add, bulk, text, update, cas, forget, relate, feedback, key, revoke
     user: str
     operation: str
     body: dict[str, Any]
@@ -39,6 +40,7 @@ class Effect(msgspec.Struct):
     tokens: list[str] = []
     targets: list[int] = []
     client_ref: str | None = None
+    source: str | None = None  # of what an add stores; or whose memories a forget means
     count: int | None = None  # what a conditional update of a counter raises it to
 
 
@@ -63,6 +65,7 @@ class Event(msgspec.Struct):
     position: str = ""
     must_see: tuple[int, ...] = ()  # effects whose positions the read names
     basis: int | None = None  # the read that a conditional update goes by
+    key_id: int | None = None  # the API key that it goes by, where that is not the founder's
 
     @property
     def ack(self) -> str:
@@ -91,6 +94,14 @@ class Row(msgspec.Struct, frozen=True):
     is_visible: bool
     tags: tuple[str, ...]
     metadata: dict[str, Any]
+    attached: tuple[str, ...] = ()  # the tokens of its relations and signals
+
+
+class KeyRow(msgspec.Struct, frozen=True):
+    """An API key in a store at the end."""
+
+    name: str
+    is_revoked: bool
 
 
 class History(msgspec.Struct):
@@ -101,6 +112,7 @@ class History(msgspec.Struct):
     events: list[Event] = []
     rows: dict[str, dict[bytes, Row]] = {}
     resolved: dict[str, dict[int, bytes]] = {}
+    keys: dict[str, dict[int, KeyRow]] = {}  # each member's, by id; the founder's is not among them
     states: dict[str, bytes] = {}  # a digest over everything in a member's store
     faults: list[str] = []  # those that took effect
     planned: list[str] = []
@@ -135,5 +147,7 @@ def all_seen(event: Event) -> list[Seen]:
             return [seen_in(memory) for memory in event.answer["items"]]
         case "memory.query":
             return [seen_in(memory) for memory in event.answer["memories"]]
+        case "memory.graph":
+            return [seen_in(memory) for memory in event.answer["nodes"]]
         case _:
             return []

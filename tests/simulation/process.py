@@ -9,11 +9,12 @@ from functools import partial
 from typing import Any
 
 from memsync.adapters.jetstream.id_blocks import RETRY_S, IdBlocks
+from memsync.clock import Clock
 from memsync.engine.engine import Engine, Identity, Intervals, Ports
 from memsync.engine.peer import Connection
 from memsync.errors import NoQuorum, Unavailable
 from memsync.ids import Position
-from memsync.ports import LoggedFrame
+from memsync.ports import LoggedFrame, Store
 from memsync.service.founding import genesis_writes
 from memsync.service.parts import parts_of
 from memsync.service.service import Service
@@ -24,9 +25,9 @@ from memsync.wire.operations import SCHEMA, Frame
 from tests.fakes.bus import MemoryBus, PeerBus
 from tests.fakes.clock import LoopClock
 from tests.fakes.loop import OWNER, VirtualLoop
-from tests.fakes.recall import WordRecall
 from tests.fakes.recollection import MemoryRecollection
 from tests.simulation.disk import Disk, SimulatedStore
+from tests.simulation.recalling import Recalling
 
 INTERVALS = Intervals(mark_every_s=2.0, scrub_pass_s=5.0, scrub_pause_s=0.5)
 
@@ -87,12 +88,19 @@ class Machine:
 class Process:
     """A process of a peer, from its start to its end."""
 
-    def __init__(self, machine: Machine, bus: MemoryBus, genesis: Genesis) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        bus: MemoryBus,
+        genesis: Genesis,
+        recalling: Callable[[Store, Clock], Recalling],
+    ) -> None:
         machine.started += 1
         self.name = machine.name
         self.machine = machine
         self.owner = f"{machine.name}.{machine.started}"
         self.store: SimulatedStore = machine.disk.open()
+        self._recalling = recalling(self.store, machine.clock)
         self.bus = bus.peer(machine.name)
         self.bus.identity = genesis_file.identity(genesis)
         self.marks, self.peers = self.bus.marks(), self.bus.peers()
@@ -116,13 +124,12 @@ class Process:
         await self.store.apply([LoggedFrame(Position(0, 0, 0), founding, 0)], {})
         self.engine = engine = self._assembled(await self.store.positions())
         await engine.load()
-        self.service = Service(
-            parts_of(engine, WordRecall(engine.ports.store, engine.ports.clock), self._ids),
-            engine.health,
-        )
+        recall = self._recalling.recall
+        self.service = Service(parts_of(engine, recall, self._ids), engine.health)
         async with asyncio.TaskGroup() as tasks:
             lasting = [
                 tasks.create_task(engine.peer.run(), name="peer"),
+                tasks.create_task(self._recalling.run(), name="recall"),
                 tasks.create_task(self.service.run(), name="service"),
                 tasks.create_task(self._respond(engine, self.service), name="responder"),
             ]
@@ -172,7 +179,7 @@ class Process:
                 keep={"id-blocks": self._ids.run},
             ),
             positions=positions,
-            derived=[],
+            derived=self._recalling.derived,
             is_sync_required=True,
             intervals=INTERVALS,
         )

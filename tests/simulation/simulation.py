@@ -14,21 +14,25 @@ import msgspec
 
 from memsync import ids
 from memsync.adapters.jetstream import id_blocks
+from memsync.core.feedback import SIGNALS
 from memsync.core.memories import content_of, is_visible
-from memsync.core.records import Record, value_of
+from memsync.core.records import Record, elements_of, value_of
+from memsync.core.relations import RELATIONS
 from memsync.wire import codec
 from memsync.wire import genesis as genesis_file
-from memsync.wire.operations import MemoryOrigin
+from memsync.wire.operations import ApiKeyOrigin, MemoryOrigin
 from tests.fakes.clock import START_MS
 from tests.fakes.loop import StuckError, VirtualLoop
+from tests.fakes.store import MemoryStore
 from tests.simulation import quiet
+from tests.simulation.asking import USERS, Client
 from tests.simulation.breaks import broken
 from tests.simulation.chance import chance, seeded_secrets
 from tests.simulation.clients import Gateway
 from tests.simulation.faults import Faults, heal
-from tests.simulation.history import OK, History, Row, token_of
+from tests.simulation.history import OK, History, KeyRow, Row, token_of
 from tests.simulation.judge import Violation, judge
-from tests.simulation.workload import USERS, Client, Workload
+from tests.simulation.workload import Workload
 from tests.simulation.world import Tracer, World
 
 READY_S = 5.0  # a founded cell is ready by then
@@ -158,7 +162,7 @@ async def _look_once_more(workload: Workload) -> None:
     """Every user's list at the end, from every member, must be answered fresh."""
     for user in USERS:
         for _ in range(3):
-            await workload.read(Client(0), user, "memory.list", {"limit": 100})
+            await workload.asking.read(Client(0), user, "memory.list", {"limit": 100})
 
 
 def _note_ending(world: World) -> None:
@@ -168,6 +172,7 @@ def _note_ending(world: World) -> None:
         store = world.machines[name].disk.states[-1]
         rows = [_row(record) for record in store._records.values() if record.kind == "memory"]
         history.rows[name] = {row.key: row for row in rows}
+        history.keys[name] = dict(_keys_in(store))
         history.resolved[name] = {i: store._holders[i] for i in identifiers if i in store._holders}
         state = sorted((key, codec.pack(record)) for key, record in store._records.items())
         history.states[name] = blake2b(codec.pack(state), digest_size=8).digest()
@@ -202,7 +207,25 @@ def _row(record: Record) -> Row:
         is_visible=is_visible(record, START_MS),
         tags=tuple(value_of(record, "tags", [])) if is_there else (),
         metadata=(content.metadata or {}) if content is not None else {},
+        attached=tuple(_attached(record)) if record.elements else (),
     )
+
+
+def _attached(record: Record) -> Iterator[str]:
+    """The words of its relations and signals."""
+    for relation in elements_of(record, RELATIONS).values():
+        yield codec.open_as(relation.metadata, dict)["v"]
+    for signal in elements_of(record, SIGNALS).values():
+        yield codec.open_as(signal.comment, str)
+
+
+def _keys_in(store: MemoryStore) -> Iterator[tuple[int, KeyRow]]:
+    """The API keys that callers made."""
+    for record in store._records.values():
+        if record.kind == "api_key" and isinstance(record.origin, ApiKeyOrigin):
+            row = KeyRow(record.origin.name, bool(value_of(record, "revoked", False)))
+            if row.name.startswith("k"):
+                yield min(record.ids), row
 
 
 async def _end(world: World) -> None:
@@ -229,7 +252,7 @@ def _result(world: World, seed: int) -> Result:
         side = "read" if event.effect is None else "write"
         outcomes[f"{side} {event.outcome}"] = outcomes.get(f"{side} {event.outcome}", 0) + 1
     violations = sorted(set(judge(history)))
-    told = msgspec.json.encode(msgspec.structs.replace(history, rows={}, resolved={}))
+    told = msgspec.json.encode(msgspec.structs.replace(history, rows={}, resolved={}, keys={}))
     return Result(
         seed=seed,
         violations=violations,

@@ -2,120 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tests.simulation.history import OK, UNKNOWN, Effect, Event, History, Row
-from tests.simulation.judge import judge
-
-USER = "ada"
-
-
-class Forged:
-    """A history in the making. Each write and read takes a tenth of a second."""
-
-    def __init__(self) -> None:
-        self.history = History()
-        self.now_s = 0.0
-        self._ids = 0
-
-    def add(self, token: str, **more: Any) -> int:
-        """An add, answered; its id."""
-        self._ids += 1
-        effect = self._effect("add", "memory.add", tokens=[token])
-        self.event(effect, {"id": self._ids, "text": f"{token} x"}, status=201, **more)
-        return self._ids
-
-    def bulk(self, *tokens: str) -> list[int]:
-        """A bulk add, answered; its ids."""
-        made = [self._ids + 1 + place for place in range(len(tokens))]
-        self._ids += len(tokens)
-        effect = self._effect("bulk", "memory.bulk_add", tokens=list(tokens))
-        effect.body = {"items": [{"text": f"{token} of b9x"} for token in tokens]}
-        results = [
-            {"index": place, "status": "created", "memory_ids": [one]}
-            for place, one in enumerate(made)
-        ]
-        self.event(effect, {"results": results}, status=200)
-        return made
-
-    def update(self, target: int, token: str, **more: Any) -> Event:
-        """An update of the tags."""
-        effect = self._effect("update", "memory.update", tokens=[token], targets=[target])
-        return self.event(effect, {}, **more)
-
-    def count(self, target: int, count: int, token: str, **more: Any) -> Event:
-        """A conditional update of a counter."""
-        effect = self._effect("cas", "memory.update", tokens=[token], targets=[target])
-        effect.count = count
-        return self.event(effect, {}, **more)
-
-    def forget(self, target: int, **more: Any) -> Event:
-        """A forget that is answered with its id."""
-        effect = self._effect("forget", "memory.forget", targets=[target])
-        return self.event(effect, [target], **more)
-
-    def _effect(self, kind: str, operation: str, **more: Any) -> Effect:
-        effect = Effect(len(self.history.effects), kind, USER, operation, {}, {}, **more)
-        self.history.effects.append(effect)
-        return effect
-
-    def event(self, effect: Effect | None, answer: Any, **more: Any) -> Event:
-        """One request, answered unless `more` says otherwise."""
-        fields: dict[str, Any] = {
-            "number": len(self.history.events),
-            "client": 0,
-            "operation": effect.operation if effect else "",
-            "user": USER,
-            "effect": None if effect is None else effect.number,
-            "body": {} if effect is None else effect.body,
-            "headers": {},
-            "peers": [],
-            "invoked_s": self.now_s,
-            "ended_s": self.now_s + 0.1,
-            "outcome": OK,
-            "status": 200,
-            "answer": answer,
-        }
-        event = Event(**(fields | more))
-        self.history.events.append(event)
-        self.now_s += 0.2
-        return event
-
-    def list(self, *memories: dict[str, Any], **more: Any) -> Event:
-        """A list that shows these."""
-        answer = {"items": list(memories)}
-        return self.event(None, answer, operation="memory.list", **more)
-
-    def get(self, memory: dict[str, Any], **more: Any) -> Event:
-        """A get that shows this."""
-        body = {"memory_id": memory["id"]}
-        return self.event(None, memory, operation="memory.get", body=body, **more)
-
-    def end(self, *rows: Row, member: str = "peer-1") -> None:
-        """What a member holds at the end."""
-        self.history.rows[member] = {row.key: row for row in rows}
-        self.history.resolved[member] = {one: row.key for row in rows for one in row.ids}
-
-    def kinds(self) -> set[str]:
-        """What the judge says."""
-        return {violation.kind for violation in judge(self.history)}
-
-
-def memory(identifier: int, token: str, **more: Any) -> dict[str, Any]:
-    """A memory as an answer shows it."""
-    fields: dict[str, Any] = {
-        "id": identifier, "text": f"{token} x", "tags": [], "metadata": {}, "version": "v",
-    }  # fmt: skip
-    return fields | more
-
-
-def row(identifier: int, token: str, **more: Any) -> Row:
-    """A memory as a store holds it."""
-    fields: dict[str, Any] = {
-        "key": bytes([identifier]), "ids": (identifier,), "token": token, "user": USER,
-        "is_visible": True, "tags": (), "metadata": {},
-    }  # fmt: skip
-    return Row(**(fields | more))
+from tests.simulation.forging import Forged, memory, row
+from tests.simulation.history import UNKNOWN
 
 
 def test_what_is_as_it_was_told_breaks_nothing() -> None:
@@ -255,6 +143,43 @@ def test_a_conditional_update_that_overlooks_another_is_stale() -> None:
     assert forged.kinds() == {"stale"}
 
 
+def test_a_recall_without_what_was_acknowledged_is_stale() -> None:
+    forged = Forged()
+    one, two = forged.add("m1x"), forged.add("m2x")
+    forged.query("m1x", memory(one, "m1x"))
+    forged.query("m2x", memory(two, "m2x"))
+    assert forged.kinds() == set()
+    forged.query("m2x")
+    assert forged.kinds() == {"stale"}
+
+
+def test_a_recall_by_the_word_of_a_bulk_shows_all_of_it() -> None:
+    forged = Forged()
+    made = forged.bulk("m1x", "m2x")
+    shown = [memory(one, token) for one, token in zip(made, ("m1x", "m2x"), strict=True)]
+    forged.query("b9x", *shown)
+    assert forged.kinds() == set()
+    forged.query("b9x", degraded="replication")  # nothing of it is no part of it
+    assert forged.kinds() == set()
+    forged.query("b9x", shown[0], degraded="replication")
+    assert forged.kinds() == {"partial"}
+
+
+def test_a_forget_that_overlooks_what_was_acknowledged_is_stale() -> None:
+    forged = Forged()
+    one, two = forged.add("m1x"), forged.add("m2x")
+    forged.forget(one, two, answer=[two])
+    assert forged.kinds() == {"stale"}
+
+
+def test_a_forget_need_not_find_what_another_forgets_at_the_same_time() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    first = forged.forget(one)
+    forged.forget(one, answer=[], invoked_s=first.invoked_s)
+    assert forged.kinds() == set()
+
+
 def test_what_nobody_wrote_is_a_phantom() -> None:
     forged = Forged()
     forged.list(memory(7, "m7x"))
@@ -294,6 +219,24 @@ def test_two_writers_of_one_count_are_doubled() -> None:
     assert forged.kinds() == {"doubled"}
 
 
+def test_a_step_of_a_counter_that_is_gone_at_the_end_is_lost() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    forged.count(one, 1, "c1x")
+    forged.count(one, 2, "c2x")
+    forged.end(row(one, "m1x", metadata={"n": 1, "by": "c1x"}))
+    assert forged.kinds() == {"lost"}
+
+
+def test_a_count_that_nobody_made_is_a_phantom() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    forged.count(one, 1, "c1x")
+    forged.count(one, 2, "c2x", outcome="fail", status=503)
+    forged.end(row(one, "m1x", metadata={"n": 2, "by": "c1x"}))
+    assert forged.kinds() == {"phantom"}
+
+
 def test_an_update_that_lost_to_an_older_one_is_beaten() -> None:
     forged = Forged()
     one = forged.add("m1x")
@@ -315,6 +258,37 @@ def test_an_id_that_is_another_memory_is_wrong() -> None:
     forged.end(row(one, "m1x"), row(two, "m2x"))
     forged.history.resolved["peer-1"][one] = bytes([two])
     assert forged.kinds() == {"ids"}
+
+
+def test_the_ids_of_one_memory_in_two_records_are_wrong() -> None:
+    """Two adds of one name were told an id each, and both are the same memory."""
+    forged = Forged()
+    ids = [forged.add(token) for token in ("m1x", "m2x")]
+    for effect in forged.history.effects:
+        effect.client_ref = "r1x"
+    forged.end(row(ids[0], "m1x", ids=tuple(ids)))
+    assert forged.kinds() == set()
+    forged.end(row(ids[0], "m1x"), row(ids[1], "", is_visible=False))
+    assert forged.kinds() == {"ids"}
+
+
+def test_half_a_bulk_at_the_end_is_partial() -> None:
+    """Also where nobody was told that it is there."""
+    forged = Forged()
+    forged.bulk("m1x", "m2x", outcome=UNKNOWN)
+    forged.end(row(1, "m1x"))
+    assert forged.kinds() == {"partial"}
+
+
+def test_another_answer_to_a_repeated_forget_is_wrong() -> None:
+    forged = Forged()
+    one, two = forged.add("m1x"), forged.add("m2x")
+    first = forged.forget(one, two)
+    forged.again(first, [one, two])
+    assert forged.kinds() == set()
+    forged.history.effects[2].headers["Idempotency-Key"] = "k"
+    forged.again(first, [one])
+    assert forged.kinds() == {"repeat"}
 
 
 def test_another_answer_to_the_same_key_is_wrong() -> None:
@@ -345,3 +319,75 @@ def test_what_the_harness_met_is_told() -> None:
     forged = Forged()
     forged.history.troubles.append(("settle", "peer-1: down"))
     assert forged.kinds() == {"settle"}
+
+
+# What only looks like an anomaly, or is one in other clothes
+
+
+def test_two_records_at_the_end_are_doubled() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    forged.end(row(one, "m1x"), row(8, "m1x", is_visible=False))
+    assert forged.kinds() == {"doubled"}
+
+
+def test_what_was_refused_for_certain_and_is_shown_is_a_phantom() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    forged.update(one, "t1x", outcome="fail", status=503)
+    forged.get(memory(one, "m1x", tags=["t1x"]))
+    assert forged.kinds() == {"phantom"}
+
+
+def test_what_was_refused_at_first_and_then_acknowledged_is_there() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    first = forged.update(one, "t1x", outcome="fail", status=503)
+    forged.again(first, {})
+    forged.get(memory(one, "m1x", tags=["t1x"]))
+    forged.end(row(one, "m1x", tags=("t1x",)))
+    assert forged.kinds() == set()
+
+
+def test_a_count_beside_a_read_need_not_be_seen() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    count = forged.count(one, 1, "c1x")
+    forged.get(memory(one, "m1x", metadata={"n": 0}), invoked_s=count.invoked_s)
+    assert forged.kinds() == set()
+
+
+def test_a_conditional_update_knows_what_was_over_before_it_read() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    forged.update(one, "t1x")
+    read = forged.get(memory(one, "m1x", tags=["t1x"], metadata={"n": 0}))
+    forged.count(one, 1, "c1x", basis=read.number)
+    assert forged.kinds() == set()
+
+
+def test_a_conditional_update_may_conflict_before_its_success() -> None:
+    forged = Forged()
+    one = forged.add("m1x")
+    first = forged.count(one, 1, "c1x", outcome="fail", status=409)
+    forged.again(first, {})
+    forged.end(row(one, "m1x", metadata={"n": 1, "by": "c1x"}))
+    assert forged.kinds() == set()
+
+
+def test_a_name_that_only_one_of_two_was_told_of_is_lost_where_it_is_gone() -> None:
+    forged = Forged()
+    forged.add("m1x")
+    forged.add("m2x", outcome=UNKNOWN)
+    for effect in forged.history.effects:
+        effect.client_ref = "r1x"
+    forged.end()
+    assert forged.kinds() == {"lost", "ids"}
+
+
+def test_each_of_two_that_were_forgotten_together_stays_forgotten() -> None:
+    forged = Forged()
+    one, two = forged.add("m1x"), forged.add("m2x")
+    forged.forget(one, two)
+    forged.end(row(one, "m1x", is_visible=False), row(two, "m2x"))
+    assert forged.kinds() == {"resurrected"}

@@ -13,6 +13,7 @@ from memsync.wire import genesis as genesis_file
 from tests.fakes.bus import MemoryBus
 from tests.fakes.clock import START_MS, LoopClock
 from tests.fakes.loop import VirtualLoop
+from tests.simulation import recalling
 from tests.simulation.chance import chance
 from tests.simulation.disk import Disk
 from tests.simulation.history import History
@@ -39,6 +40,7 @@ class World:
         self.bus.lag = lambda: servers.randint(1, 5) if servers.random() < 0.2 else 0
         self.history = History()
         self.processes: dict[str, Process] = {}
+        self._recalling = recalling.by_words if seed % 2 else recalling.real
         self._trace = trace
         self.is_traced = trace is not None
         self._ended: set[asyncio.Task[None]] = set()
@@ -76,7 +78,8 @@ class World:
             return
         if name not in self.names:
             self.names.append(name)
-        process = self.processes[name] = Process(self.machines[name], self.bus, self.genesis)
+        process = Process(self.machines[name], self.bus, self.genesis, self._recalling)
+        self.processes[name] = process
         self.network.contexts[name] = process.context
         process.start(self.loop).add_done_callback(partial(self._process_ended, process))
         self.note(name, f"started as {process.owner}")

@@ -113,6 +113,38 @@ async def test_a_key_whose_end_is_heard_of_while_catching_up_is_refused(
     assert (answer.status, answer.code) == (403, "API_KEY_REVOKED")
 
 
+async def test_a_key_that_is_heard_of_while_catching_up_is_good(world: World) -> None:
+    """Somebody made it at another peer, and was answered, before this call came."""
+    other = await world.twin()
+    made = (await other.call("keys.create")).json
+
+    async def catch_up(deadline_s: float) -> Freshness:
+        await world.hear(other)
+        return "fresh"
+
+    world.leases.wait_fresh = catch_up  # type: ignore[method-assign]
+    assert (await world.call("memory.list", key=made["key"])).status == 200
+
+
+@pytest.mark.parametrize("operation", BODIES)
+async def test_a_peer_that_may_lack_a_key_says_so(world: World, operation: str) -> None:
+    """A read is tagged, so that a gateway asks another peer; a write is refused for certain."""
+    world.leases.state = "behind"
+    reply = await world.call(operation, BODIES[operation], key="ms_dev_" + "0" * 48)
+    if OPERATIONS[operation].is_write:
+        assert (reply.status, reply.json["error"]["definite"]) == (503, True)
+    else:
+        assert (reply.status, reply.code) == (401, "INVALID_API_KEY")
+        assert reply.headers["Memsync-Degraded"] == "replication"
+
+
+async def test_a_local_read_does_not_wait_to_hear_of_a_key(world: World) -> None:
+    world.leases.state = "behind"
+    local = {"Memsync_Consistency": "local"}
+    reply = await world.call("memory.list", key="ms_dev_" + "0" * 48, **local)
+    assert (reply.status, "Memsync-Degraded" in reply.headers) == (401, False)
+
+
 @pytest.mark.parametrize("operation", BODIES)
 async def test_no_operation_with_a_revoked_key(world: World, operation: str) -> None:
     created = (await world.call("keys.create", {"scopes": ["memory:*", "org:admin"]})).json

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from memsync import ids, limits
+from memsync.engine.cell.leases import Freshness
 from memsync.errors import NoQuorum, OutcomeUnknown
 from memsync.wire.operations import Create, MemoryOrigin
 from tests.unit.service.world import START_MS, World, unique
@@ -104,6 +105,22 @@ async def test_a_duplicate_is_forgotten_after_a_day_and_after_a_forget(world: Wo
     assert (await world.add("same")).json["memory_ids"] == [second.json["id"]]
     world.clock.advance(limits.DUPLICATE_TEXT_S + 1)
     assert (await world.add("same")).status == 201
+
+
+async def test_what_was_forgotten_elsewhere_is_no_duplicate(world: World) -> None:
+    """A peer that has not heard of it yet would tell its caller that the text is stored."""
+    first = (await world.add("same")).json["id"]
+    other = await world.twin()
+    await other.hear(world)
+    assert (await other.call("memory.forget", {"memory_ids": [first]})).json == [first]
+
+    async def catch_up(deadline_s: float) -> Freshness:
+        await world.hear(other)
+        return "fresh"
+
+    world.leases.wait_fresh = catch_up  # type: ignore[method-assign]
+    assert (await world.add("same")).status == 201
+    assert await world.texts() == ["same"]
 
 
 async def test_an_expired_memory_is_no_duplicate(world: World) -> None:

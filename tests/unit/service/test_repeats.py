@@ -186,6 +186,17 @@ async def test_what_stores_nothing_is_published_for_a_callers_key_only(world: Wo
     assert [write.operations for write in world.appender.writes] == [[], [], []]
 
 
+async def test_a_forget_that_met_nothing_forgets_nothing_when_it_comes_again(world: World) -> None:
+    """An attempt of it may come late, through a peer that stood still: after the answer."""
+    body = {"filters": {"source": "notes"}}
+    gateway = {"Memsync_Operation_Key": "~0123456789abcdef0123456789abcdef"}
+    assert (await world.call("memory.forget", body, **gateway)).json == []
+    assert [write.operations for write in world.appender.writes] == [[]]
+    await world.add("written since", source="notes")
+    assert (await world.call("memory.forget", body, **gateway)).json == []
+    assert await world.texts() == ["written since"]
+
+
 async def test_a_key_that_a_gateway_made_settles_a_repeat_but_is_not_a_replay(world: World) -> None:
     gateway = {"Memsync_Operation_Key": "~0123456789abcdef0123456789abcdef"}
     first = await world.add("one", **gateway)
