@@ -353,8 +353,8 @@ class Faults:
             )
             await self._gateway.pass_on(event)
             self._note(f"{operation} {member}: {event.outcome} {event.status} {event.answer}")
-            is_wanted = operation == "cluster.join"
-            if event.outcome == OK or (member in self._world.members()) == is_wanted:
+            is_so = (member in self._world.members()) == (operation == "cluster.join")
+            if event.outcome == OK or is_so:
                 return True
             await asyncio.sleep(0.3)
         return False

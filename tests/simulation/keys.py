@@ -1,8 +1,9 @@
 """What a history breaks of the promises about API keys: as (kind, what).
 
 A key that was taken back is refused by every answer that is fresh; one that was made is known by
-every answer that is fresh. At the end every member has each key, as it was left. (Two attempts of
-one creation that did not know of each other make two keys: each that was answered works.)
+every answer that is fresh. At the end every member has each key, as it was left. Two attempts of
+one creation that did not know of each other make two keys, as `memsync/service/admin/keys.py` says:
+each that was answered is there and works, and a repeat may name the other one.
 """
 
 from __future__ import annotations

@@ -72,6 +72,7 @@ def real(store: Store, clock: Clock) -> Recalling:
         Embedding([provider], breakers, clock),
         Reasoning(None, breakers, clock),
         clock,
+        breakers=breakers,
         following=Following(results=results, shown=shown),
     )
     return Recalling(recall, recall.run, [index.apply, results.apply, shown.apply])

@@ -18,6 +18,7 @@ from memsync.core.feedback import SIGNALS
 from memsync.core.memories import content_of, is_visible
 from memsync.core.records import Record, elements_of, value_of
 from memsync.core.relations import RELATIONS
+from memsync.ids import Position
 from memsync.wire import codec
 from memsync.wire import genesis as genesis_file
 from memsync.wire.operations import ApiKeyOrigin, MemoryOrigin
@@ -119,6 +120,8 @@ async def _story(world: World) -> None:
     if not await _until(world, lambda: _is_settled(world), SETTLE_S):
         world.history.troubles.append(("settle", _how_it_is(world)))
     await _look_once_more(workload)
+    if not await _until(world, lambda: _is_settled(world), SETTLE_S):  # what came late, too
+        world.history.troubles.append(("settle", _how_it_is(world)))
     _note_ending(world)
 
 
@@ -132,7 +135,7 @@ async def _until(world: World, condition: Any, timeout_s: float) -> bool:
 
 
 def _is_settled(world: World) -> bool:
-    """Whether all members are ready, fresh, and have applied the same."""
+    """Whether all members are ready, fresh, and have applied the same: all that is in the log."""
     if not world.is_ready():
         return False
     engines = [world.processes[name].engine for name in world.members()]
@@ -140,7 +143,12 @@ def _is_settled(world: World) -> bool:
         return False
     ends = [engine.progress.ends() for engine in engines if engine is not None]
     held = [[end for end in each if end.sequence] for each in ends]
-    return all(each == held[0] for each in held)
+    in_log = [
+        Position(stripe, stream.generation, stream.last)
+        for stripe, stream in world.bus.streams.items()
+        if stream.last
+    ]
+    return all(each == held[0] for each in held) and set(in_log) <= set(held[0])
 
 
 def _how_it_is(world: World) -> str:

@@ -389,12 +389,12 @@ def test_a_key_that_is_revoked_at_the_end_though_nobody_did_it_is_a_phantom() ->
     assert forged.kinds() == {"phantom"}
 
 
-def test_another_key_for_the_same_request_is_wrong() -> None:
+def test_a_repeat_may_name_the_key_of_another_attempt_and_that_is_there_too() -> None:
     forged = Forged()
     one = forged.key("k1x")
-    effect = forged.history.effects[0]
-    effect.headers["Idempotency-Key"] = "k"
-    forged.event(effect, {"id": one, "key": None}, status=201)  # without its secret
+    other = one + 1
+    forged.event(forged.history.effects[0], {"id": other, "key": None}, status=201)
+    forged.end_of_keys({identifier: KeyRow("k1x", is_revoked=False) for identifier in (one, other)})
     assert forged.kinds() == set()
-    forged.event(effect, {"id": one + 1, "key": None}, status=201)
-    assert forged.kinds() == {"repeat"}
+    forged.end_of_keys({one: KeyRow("k1x", is_revoked=False)})
+    assert forged.kinds() == {"lost"}

@@ -8,6 +8,7 @@ from contextvars import Context
 from functools import partial
 from typing import Any
 
+from memsync.core.membership import Membership
 from memsync.errors import Unavailable
 from memsync.wire import genesis as genesis_file
 from tests.fakes.bus import MemoryBus
@@ -54,6 +55,7 @@ class World:
             founded_at_ms=START_MS - 1000,
         )
         self.machines = {name: self._machine(name) for name in (*MEMBERS, STRANGER)}
+        self._newest: Membership | None = None
         self.may_be_removed: set[str] = set()
         self.may_end: set[str] = set()  # processes of members that were to be removed
 
@@ -116,9 +118,13 @@ class World:
         return None if process is None else process.begin(self.loop, do)
 
     def members(self) -> list[str]:
-        """Who belongs to the cell by now, as far as those know that run."""
+        """Who belongs to the cell by now, as far as any of those knew that ran when this was
+        asked."""
         known = [p.engine.standing.current for p in self.processes.values() if p.engine is not None]
-        return sorted(max(known, key=lambda one: one.stamp).members if known else MEMBERS)
+        for one in known:
+            if self._newest is None or one.stamp > self._newest.stamp:
+                self._newest = one
+        return sorted(MEMBERS if self._newest is None else self._newest.members)
 
     def is_ready(self) -> bool:
         """Whether every member is up and ready."""

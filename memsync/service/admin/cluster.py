@@ -17,7 +17,7 @@ from memsync.core.membership import Membership
 from memsync.core.records import stamps_of
 from memsync.engine.writing.appender import Condition
 from memsync.ports import Answer, StoredOperation
-from memsync.service import access, answers, reads, writes
+from memsync.service import access, answers, freshness, reads, writes
 from memsync.service.parts import Call, Parts
 from memsync.service.writes import Draft
 from memsync.wire.operations import ItemOutcome
@@ -52,6 +52,7 @@ async def _change(parts: Parts, call: Call, body: bytes, plan: Change, status: s
     intent = writes.intent_of(call, membership.SCOPE, request)
 
     async def execute() -> Answer | StoredOperation:
+        await freshness.be_fresh(parts, call)  # a peer that lags would say that it is so already
         version = parts.standing.current.version
         if request.if_version not in (None, version):
             raise errors.VersionConflict(

@@ -172,6 +172,21 @@ async def test_what_cannot_be_changed_is_refused_and_nothing_is_written() -> Non
         assert cell[0].members.names == ("peer-1", "peer-2", "peer-3")
 
 
+async def test_a_peer_that_lags_does_not_say_that_it_is_so_already() -> None:
+    """It has not heard that it was removed; to believe it would be to leave it out for good."""
+    async with founded_cell() as (cell, callers):
+        cell.bus.cut_off.add("peer-2")
+
+        async def is_alone() -> bool:
+            return not cell[1].engine.leases.is_fresh()
+
+        await eventually(is_alone, "peer-2 has no lease")
+        assert (await callers.settled(cell[0], "cluster.remove", "peer-2")).status == 200
+        assert "peer-2" in cell[1].members.names
+        said = await callers.call(cell[1], "cluster.join", {"name": "peer-2"})
+        assert (said.status, said.json["error"]["definite"]) == (503, True)
+
+
 async def test_the_second_change_at_once_is_too_early() -> None:
     async with founded_cell() as (cell, callers):
         assert (await callers.settled(cell[0], "cluster.join", "peer-4")).status == 200
