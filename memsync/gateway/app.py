@@ -13,11 +13,12 @@ from memsync.gateway.routes import RouteTable, add_operations
 from memsync.ports import Backend
 
 
-def build_app(backend: Backend, *, name: str) -> ASGIApp:
-    """The app of the process `name`, in front of `backend`. The layers are joined here and not by
+def build_app(backend: Backend, *, name: str, secret: str = "") -> ASGIApp:
+    """The app of the process `name`, in front of `backend`; `secret` is the cell's, by which a peer
+    knows a gateway ("": nobody is known). The layers are joined here and not by
     Starlette, whose own (for lifespans, for errors that our layers handle) a request would pass,
     too."""
     routes = RouteTable()
-    add_operations(routes, backend)
+    add_operations(routes, backend, secret=secret)
     add_pages(routes, backend, name)
     return AnswerHeaders(ErrorMapping(AccessLog(AddressLimit(routes))), name=name)

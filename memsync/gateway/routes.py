@@ -18,10 +18,11 @@ from memsync.gateway.bodies import body_from_fields, body_merged, read_body
 from memsync.gateway.exchange import Handler, error_to_answer, exchange_of, send_answer
 from memsync.ports import Answer, Backend
 from memsync.wire import codec, context
+from memsync.wire.proof import is_proven
 
-# Who calls over HTTP does not fix these: ids come from gateways over the bus only, where no caller
-# may publish; somebody's choice of an id could else hide another's memory.
-_NOT_CALLERS = (context.OPERATION_KEY, context.IDS)
+# Who calls over HTTP does not fix these: ids come from gateways, over the bus, where no caller may
+# publish, or with a proof; somebody's choice of an id could else hide another's memory.
+_NOT_CALLERS = (context.OPERATION_KEY, context.IDS, context.IDS_PROOF)
 
 
 class Path:
@@ -101,11 +102,12 @@ def _no_handler(path: Path, method: str, request_id: str) -> Answer:
     return error_to_answer(error, request_id, headers)
 
 
-def add_operations(routes: RouteTable, backend: Backend) -> None:
-    """The routes that stand for operations, and those that are not built yet."""
+def add_operations(routes: RouteTable, backend: Backend, *, secret: str) -> None:
+    """The routes that stand for operations, and those that are not built yet. `secret`: see
+    `passing_handler`."""
     for route in table.BUILT:
         routes.add(route.method, route.path, operation_handler(backend, route))
-    routes.add("POST", table.PASSING_PATH, passing_handler(backend))
+    routes.add("POST", table.PASSING_PATH, passing_handler(backend, secret))
     for template, methods in table.UNBUILT.items():
         for method in methods.split():
             routes.add(method, template, not_built)
@@ -128,15 +130,19 @@ def operation_handler(backend: Backend, route: table.OperationRoute) -> Handler:
     return answer
 
 
-def passing_handler(backend: Backend) -> Handler:
+def passing_handler(backend: Backend, secret: str) -> Handler:
     """A handler for an operation with its body as over NATS: how gateways reach a peer's port. The
-    operation key is the gateway's, so that a retry elsewhere is known; ids are the peer's own."""
+    operation key is the gateway's, so that a retry elsewhere is known; ids are, too, where they
+    come with a proof by `secret`, else the peer takes its own."""
 
     async def answer(scope: Scope, receive: Receive, params: Mapping[str, str]) -> Answer:
         operation = params["operation"]
         if operation not in table.OPERATIONS:
             raise errors.NotFound("no such route")
-        exchange_of(scope).headers.pop(context.IDS, None)
+        headers = exchange_of(scope).headers
+        if not is_proven(secret, operation, headers):
+            headers.pop(context.IDS, None)
+        headers.pop(context.IDS_PROOF, None)
         return await _ask(backend, operation, scope, await read_body(scope, receive))
 
     return answer

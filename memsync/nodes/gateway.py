@@ -67,7 +67,7 @@ async def run(settings: GatewaySettings, sock: socket.socket) -> None:
         watch = PeerWatch(settings.peers, members, client, suspects)
         backend = PeerBackend(
             [first, second],
-            HttpWay(settings.peers, client),
+            HttpWay(settings.peers, client, secret=connection.cell_secret(settings.nats)),
             ids,
             watch,
             members,

@@ -92,7 +92,7 @@ async def run(settings: PeerSettings, genesis: Genesis) -> None:
         node = await _node(settings, genesis, store, chosen)
         garbage.leave_requests_alone()
         try:
-            await _live(node, settings.name, socket, stop)
+            await _live(node, settings, socket, stop)
             if (why := node.engine.standing.dismissal) is not None:
                 raise ConfigurationError(why)
         finally:
@@ -101,7 +101,7 @@ async def run(settings: PeerSettings, genesis: Genesis) -> None:
                 await close()
 
 
-async def _live(node: Node, name: str, socket: Socket, stop: asyncio.Event) -> None:
+async def _live(node: Node, settings: PeerSettings, socket: Socket, stop: asyncio.Event) -> None:
     """Run everything; then end it in the order that loses nobody's request."""
     async with asyncio.TaskGroup() as tasks:
         lasting = [
@@ -113,7 +113,8 @@ async def _live(node: Node, name: str, socket: Socket, stop: asyncio.Event) -> N
             tasks.create_task(_until_the_end(node.store.watch()), name="store"),
         ]
         http_stop = asyncio.Event()
-        app = build_app(node.service, name=name)
+        secret = connection.cell_secret(settings.nats)
+        app = build_app(node.service, name=settings.name, secret=secret)
         http = tasks.create_task(serve(app, sockets=[socket], stop=http_stop), name="http")
         telemetry.logger().info("peer.started", version=memsync.__version__)
         await stop.wait()

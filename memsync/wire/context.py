@@ -32,10 +32,11 @@ DEGRADED = "Memsync-Degraded"  # of a recall's answer: its `degraded_components`
 PASSED = "Memsync-Passed"  # from a peer that could not answer well itself: it is not passed again
 OPERATION_KEY = "Memsync-Operation-Key"  # fixed by a gateway: "<key>", not the caller's own
 IDS = "Memsync-Ids"  # fixed by a gateway: "<first id>-<last id>" that the write may use
+IDS_PROOF = "Memsync-Ids-Proof"  # over HTTP: that a gateway of this cell fixed them (wire/proof)
 
 FORWARDED = (
     API_KEY, AUTHORIZATION, PROJECT, END_USER, IDEMPOTENCY_KEY, ACK, CONSISTENCY, MIN_POSITION,
-    DEADLINE_MS, TRACE_PARENT, REQUEST_ID, OPERATION_KEY, IDS,
+    DEADLINE_MS, TRACE_PARENT, REQUEST_ID, OPERATION_KEY, IDS, IDS_PROOF,
 )  # fmt: skip
 _LOWER = {name: name.lower() for name in (*FORWARDED, PASSED)}
 _HEX = "0123456789abcdef"

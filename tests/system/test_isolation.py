@@ -451,7 +451,7 @@ async def test_a_caller_cannot_choose_ids(world: World, header: str) -> None:
 
 
 async def test_the_way_of_gateways_lets_nobody_choose_ids_either(cluster: Cluster) -> None:
-    """A peer's port cannot tell a gateway from a caller; ids travel over the bus only."""
+    """A peer's port tells a gateway from a caller by a proof, which no caller can make."""
     async with http_client() as client:
         for url in (cluster.url, *(cluster.peer_url(number) for number in (1, 2, 3))):
             for wanted in (77, (1 << 53) - 1):

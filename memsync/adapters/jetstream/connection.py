@@ -49,6 +49,12 @@ def read_credentials(path: str, field: str = "nats.credentials") -> dict[str, st
     return options
 
 
+def cell_secret(settings: NatsSettings) -> str:
+    """What only the processes of the cell know: the password of their own user of the bus; "" where
+    it has no accounts."""
+    return read_credentials(settings.credentials).get("password", "")
+
+
 async def connect(
     settings: NatsSettings,
     name: str,

@@ -114,6 +114,7 @@ class PeerBackend:
         passed = dict(headers)
         passed.pop(context.OPERATION_KEY, None)  # ours to fix
         passed.pop(context.IDS, None)
+        passed.pop(context.IDS_PROOF, None)
         asked = context.read_context(passed)
         if asked.api_key is None:
             raise errors.MissingApiKey("send an API key as X-API-Key or as a bearer token")

@@ -25,6 +25,7 @@ from memsync.ports import Answer
 from memsync.tasks import is_going_on, pause
 from memsync.telemetry import describe, logger
 from memsync.wire import context
+from memsync.wire.proof import ids_proof
 from memsync.wire.subjects import CellName
 
 CONNECT_AGAIN_S = 0.5
@@ -153,11 +154,15 @@ async def keep_apart(first: BusWay, second: BusWay) -> None:
 
 
 class HttpWay:
-    """The peers' own HTTP ports: the way when the bus is gone."""
+    """The peers' own HTTP ports: the way when the bus is gone. `secret` is the cell's own, which
+    proves to a peer that the ids of a write come from a gateway; "" where there is none."""
 
     name = "http"
 
-    def __init__(self, urls: Mapping[str, str], client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, urls: Mapping[str, str], client: httpx.AsyncClient, *, secret: str = ""
+    ) -> None:
+        self._secret = secret
         self._urls = {member: url.rstrip("/") for member, url in urls.items()}
         self._client = client
 
@@ -172,7 +177,10 @@ class HttpWay:
         if member not in self._urls:
             raise NotDeliveredError(f"the settings have no address of {member}")
         url = self._urls[member] + table.PASSING_PATH.format(operation=operation)
-        raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+        proven = headers
+        if proof := ids_proof(self._secret, operation, headers):
+            proven = {**headers, context.IDS_PROOF: proof}
+        raw = [(name.encode(), value.encode()) for name, value in proven.items()]
         timeout = httpx.Timeout(timeout_s, connect=min(timeout_s, HTTP_CONNECT_TIMEOUT_S))
         try:
             response = await self._client.post(url, content=body, headers=raw, timeout=timeout)

@@ -112,7 +112,7 @@ class TestRoutes:
         assert response.status_code == 201
         passed = backend.calls[0].headers
         assert passed["Memsync-Operation-Key"] == "~k"
-        assert "Memsync-Ids" not in passed  # ids come from gateways over the bus only
+        assert "Memsync-Ids" not in passed  # without a proof they are anybody's
         unknown = await client.post("/v1/operations/memory.nothing", json={})
         assert unknown.status_code == 404
 
