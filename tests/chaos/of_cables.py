@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from tests.chaos.fault import Fault
-from tests.chaos.network import MACHINES, CannotError, Network, Pair, all_pairs
+from tests.chaos.network import MACHINES, CannotError, Network, all_pairs
+from tests.chaos.probes import Pair
 from tests.chaos.relay import CLIENT
 
 

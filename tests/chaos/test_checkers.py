@@ -329,10 +329,12 @@ def test_stale_a_session_that_does_not_read_its_own_write(forge: Forge) -> None:
     made = forge.write("add", 1, 2)
     update = forge.write("update", 3, 4)
     row = forge.seen("r1", made)
-    forge.read("get", 5, [row], refs="r1", after=[update], tags=["replication"])
+    read = forge.read("get", 5, [row], refs="r1", after=[update], tags=["replication"])
     forge.read("recall", 5, [row], refs="r1", after=[update], tags=["replication"])
     forge.end(forge.seen("r1", made, update))
-    only(forge.judged(), "stale", 1)
+    verdict = forge.judged()
+    only(verdict, "stale", 1)
+    assert verdict.anomalies[0].operations[0] == read
 
 
 def test_stale_a_session_that_goes_back_behind_what_it_read(forge: Forge) -> None:

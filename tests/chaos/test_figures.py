@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tests.chaos.checking import Anomaly, Verdict, judge
@@ -14,6 +16,7 @@ from tests.chaos.figures import (
     WRITES_MIN,
     Figure,
     figures_of,
+    percent,
 )
 from tests.chaos.history import Fail, Fault, Invoke, Ok, Recorder, Run, Unknown
 
@@ -39,20 +42,21 @@ class Load:
                   taken_back=self._now + 80, ready=ready)
         )  # fmt: skip
 
-    def requests(self, op: str, count: int, **more: object) -> None:
+    def requests(self, op: str, count: int, **more: Any) -> None:
         """So many, all answered at once."""
         for _ in range(count):
-            self.request(op, **more)  # type: ignore[arg-type]
+            self.request(op, **more)
 
     def request(
         self, op: str, took_s: float = 0.001, *, kind: type[Ok | Fail | Unknown] = Ok,
-        status: int = 200, tags: list[str] | None = None, gateway: str = "", **more: str,
+        status: int = 200, tags: list[str] | None = None, gateway: str = "", process: str = "p",
+        **more: Any,
     ) -> None:  # fmt: skip
         """One."""
         n = self.recorder.next_number()
         refs, key = [f"r{n}"], f"k{n}"
         self.recorder.add(
-            Invoke(at=self._now, n=n, process="p", op=op, user="u", refs=refs, key=key,
+            Invoke(at=self._now, n=n, process=process, op=op, user="u", refs=refs, key=key,
                    value=str(n), **more)
         )  # fmt: skip
         self.recorder.add(
@@ -231,3 +235,32 @@ def test_each_anomaly_is_a_figure_missed(kind: str) -> None:
     verdict = Verdict([Anomaly(kind, "u", "r1", "forged")])
     missed = [one.what for one in figures_of(history, verdict).figures if not one.is_reached]
     assert missed == [kind]
+
+
+def test_what_is_read_and_settled_at_the_end_is_no_load() -> None:
+    load = under("kill peer")
+    load.request("list", kind=Fail, status=UNANSWERED, final=("peer-1", "healed"))
+    load.request("add", kind=Fail, status=UNANSWERED, process="settler")
+    history = load.recorder.history()
+    lines = figures_of(history, judge(history, acknowledged_min=0)).lines
+    assert (lines["reads"].total, lines["writes"].total) == (FEW, FEW)
+
+
+def test_how_long_requests_failed_leaves_out_those_at_the_gateway() -> None:
+    load = under("kill gateway")
+    load.request("add", 5.0, kind=Unknown, gateway="gateway-1")
+    load.request("swap", 5.0, kind=Unknown, gateway="gateway-1")
+    history = load.recorder.history()
+    found = figures_of(history, judge(history, acknowledged_min=0))
+    assert (found.suffered[0].requests_s, found.suffered[0].conditional_s) == (0.0, 0.0)
+    assert found.outages == []
+    load.request("add", 5.0, kind=Unknown)
+    history = load.recorder.history()
+    found = figures_of(history, judge(history, acknowledged_min=0))
+    assert found.suffered[0].requests_s > 5.0
+
+
+def test_a_share_is_told_with_as_many_digits_as_tell_it_from_all() -> None:
+    assert [percent(share) for share in (1.0, 0.99999, 0.9987, 0.0)] == [
+        "100.00 %", "99.99900 %", "99.87 %", "0.00 %",
+    ]  # fmt: skip

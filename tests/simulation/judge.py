@@ -118,7 +118,7 @@ def _memory_is_possible(facts: Facts, event: Event, memory: Seen, said: str) -> 
     if "by" in memory.metadata:
         written.append(memory.metadata["by"])
     for token in written:
-        found = facts.writers.get(token, ())
+        found = facts.writers.get(token, [])
         if not any(not f.is_failed and f.invoked_s <= event.ended_s for f in found):
             yield Violation("phantom", f"{said}: {token}")
         elif all(fact.effect.user != event.user for fact in found):
@@ -354,7 +354,7 @@ def _row_is_possible(facts: Facts, member: str, row: Row) -> Iterator[Violation]
     if row.is_visible:  # what was changed while it was forgotten is nobody's to see
         written += [*row.tags, *[by for by in [row.metadata.get("by")] if by]]
     for token in filter(None, written):
-        found = facts.writers.get(token, ())
+        found = facts.writers.get(token, [])
         if not any(not f.is_failed and f.effect.user == row.user for f in found):
             yield Violation("phantom", f"{member} at the end: {token}")
 
