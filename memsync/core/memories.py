@@ -22,6 +22,7 @@ from memsync.wire.operations import Content, Create, Envelope, MemoryOrigin, Wri
 from memsync.wire.requests import format_moment
 
 CREATED = "created"  # what became of an item that was stored
+_CONTENT_TYPES: dict[str, Any] = {one.name: one.type for one in msgspec.structs.fields(Content)}
 
 
 def is_visible(record: Record, now_ms: int) -> bool:
@@ -45,8 +46,7 @@ def content_of(record: Record) -> Content:
     for name in ("metadata", "summary", "vector"):
         if (register := record.registers.get(name)) is not None:
             envelope = msgspec.msgpack.decode(register.value, type=Envelope)
-            kind: Any = {f.name: f.type for f in msgspec.structs.fields(Content)}[name]
-            changes[name] = codec.open_as(envelope, kind)
+            changes[name] = codec.open_as(envelope, _CONTENT_TYPES[name])
     return msgspec.structs.replace(content, **changes) if changes else content
 
 
