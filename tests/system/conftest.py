@@ -31,9 +31,14 @@ class Cluster(msgspec.Struct, frozen=True):
     environment: dict[str, str]
 
     @property
+    def gateway_port(self) -> int:
+        """Where the gateways listen."""
+        return 8080 + self.offset
+
+    @property
     def url(self) -> str:
         """Where the gateways listen."""
-        return f"http://127.0.0.1:{8080 + self.offset}"
+        return f"http://127.0.0.1:{self.gateway_port}"
 
     def peer_url(self, number: int) -> str:
         """A peer's own port."""

@@ -6,6 +6,9 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from http.client import HTTPConnection
 
 import httpx
 import msgspec
@@ -27,25 +30,27 @@ class History(msgspec.Struct):
     """What the writers and readers saw."""
 
     acknowledged: dict[int, str] = {}
-    slowest_s: float = 0.0
-    retried: int = 0
     recalls: int = 0
 
 
-async def write(
-    client: httpx.AsyncClient, cluster: Cluster, numbers: Sequence[int], history: History
-) -> None:
-    """Add one after the other; each has a `client_ref`, so that a repeat after a broken connection
-    (only a gateway's death may cause one) is safe."""
-    for number in numbers:
-        body = {"text": f"fact number {number} of the load", "client_ref": f"fact-{number}"}
-        started = time.monotonic()
-        answer = await client.post(
-            cluster.url + "/memory/add", json=body, headers=cluster.headers(USER)
-        )
-        history.slowest_s = max(history.slowest_s, time.monotonic() - started)
-        assert answer.status_code == 201, answer.text
-        history.acknowledged[answer.json()["id"]] = body["text"]
+def write(cluster: Cluster, numbers: Sequence[int], history: History) -> float:
+    """Add one after the other over one connection, in a thread of its own, as agents do: a pool of
+    httpx that 16 writers share keeps single adds waiting longer than the cluster does. Returns how
+    long the slowest took, in seconds."""
+    slowest_s = 0.0
+    connection = HTTPConnection("127.0.0.1", cluster.gateway_port, timeout=30.0)
+    headers = cluster.headers(USER) | {"Content-Type": "application/json"}
+    with closing(connection):
+        for number in numbers:
+            body = {"text": f"fact number {number} of the load", "client_ref": f"fact-{number}"}
+            started = time.monotonic()
+            connection.request("POST", "/memory/add", msgspec.json.encode(body), headers)
+            answer = connection.getresponse()
+            content = answer.read()
+            slowest_s = max(slowest_s, time.monotonic() - started)
+            assert answer.status == 201, content
+            history.acknowledged[msgspec.json.decode(content)["id"]] = body["text"]
+    return slowest_s
 
 
 async def read(
@@ -123,26 +128,25 @@ async def test_nothing_acknowledged_is_lost_when_a_peer_and_a_server_are_killed(
     cluster, history, stop = own_cluster, History(), asyncio.Event()
     server = await leader_of_a_stripe(cluster)
     peer = rendezvous(["peer-1", "peer-2", "peer-3"], cluster.api_key, "", USER)[0]
-    limits = httpx.Limits(max_connections=WRITERS + 4)
-    async with httpx.AsyncClient(timeout=30.0, limits=limits) as client:
-        async with asyncio.TaskGroup() as tasks:
-            reader = tasks.create_task(read(client, cluster, history, stop))
-            writers = [
-                tasks.create_task(write(client, cluster, range(first, ADDS, WRITERS), history))
-                for first in range(WRITERS)
-            ]
+    async with httpx.AsyncClient(timeout=30.0) as client:
+        with ThreadPoolExecutor(WRITERS) as pool:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(read(client, cluster, history, stop))
+                writers = [
+                    asyncio.get_running_loop().run_in_executor(pool, write, cluster, share, history)
+                    for share in (range(first, ADDS, WRITERS) for first in range(WRITERS))
+                ]
 
-            async def has_written(count: int) -> bool:
-                return len(history.acknowledged) >= count
+                async def has_written(count: int) -> bool:
+                    return len(history.acknowledged) >= count
 
-            await eventually(lambda: has_written(ADDS // 4), "a quarter is written", 60)
-            old_peer = cluster.kill(peer)
-            before_the_kill = history.recalls
-            await eventually(lambda: has_written(ADDS // 2), "half is written", 60)
-            old_server = cluster.kill(server)
-            await asyncio.gather(*writers)
-            stop.set()
-            await reader
+                await eventually(lambda: has_written(ADDS // 4), "a quarter is written", 60)
+                old_peer = cluster.kill(peer)
+                before_the_kill = history.recalls
+                await eventually(lambda: has_written(ADDS // 2), "half is written", 60)
+                old_server = cluster.kill(server)
+                slowest_s = max(await asyncio.gather(*writers))
+                stop.set()
         assert len(history.acknowledged) == ADDS
         assert 0 < before_the_kill < history.recalls
         cluster.wait_reborn(peer, old_peer)
@@ -155,8 +159,8 @@ async def test_nothing_acknowledged_is_lost_when_a_peer_and_a_server_are_killed(
                 f"all {ADDS} adds on peer-{number}",
                 FOUND_WITHIN_S,
             )
-    print(f"slowest add {history.slowest_s:.3f} s, {history.recalls} recalls")
-    assert history.slowest_s < SLOWEST_ADD_S
+    print(f"slowest add {slowest_s:.3f} s, {history.recalls} recalls")
+    assert slowest_s < SLOWEST_ADD_S
 
 
 @pytest.mark.parametrize("name", ["nats-1", "peer-1", "gateway-1"])
