@@ -64,8 +64,9 @@ class Beside:
 
 
 def _be_idle() -> None:
-    """The lowest priority; also as a session, where the kernel shares out by sessions."""
-    os.nice(LOWEST)
+    """Of the class that runs where nobody else wants to, with what it starts; and as a session of
+    the lowest priority, where the kernel shares out by sessions."""
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
     try:
         Path("/proc/self/autogroup").write_text(str(LOWEST))
     except OSError:

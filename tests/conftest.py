@@ -16,9 +16,10 @@ from memsync.adapters.models import minilm
 from tests.beside import Beside, Ended
 
 TESTS = Path(__file__).parent
-# Two minutes of chaos and the many seeds run beside contracts and units, which are in virtual time
-# for the most part; beside the system's tests, which are held to real seconds, runs nothing.
-RINGS = ("contracts", "unit", "chaos", "simulation", "system")
+# Two minutes of chaos run beside contracts and units, which are in virtual time for the most part;
+# beside the system's tests, which are held to real seconds, run only the many seeds, in what these
+# leave of the processors, and are judged last.
+RINGS = ("contracts", "unit", "chaos", "system", "simulation")
 BESIDE = "beside(module, *arguments, within_s, is_idle): begun at once, judged by this test"
 _RUNNING = pytest.StashKey[dict[str, tuple[Beside, float | None]]]()
 

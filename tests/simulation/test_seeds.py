@@ -17,7 +17,7 @@ from tests.simulation.faults import FAULTS
 
 TOP = Path(__file__).parents[2]
 SEEDS = 2_000
-END_S = 900  # on a busy machine
+END_S = 900  # from its turn on, on a busy machine
 REPEATED = 12  # seeds that are run twice
 BREAK_SEEDS = 400
 PROMISES = {

@@ -1,5 +1,5 @@
-"""How the peers are, asked of their own ports every two seconds: for `/ready`, `/health` and
-routing.
+"""How the peers are, asked of their own ports every two seconds, and more often while fewer than a
+majority are ready: for `/ready`, `/health` and routing.
 
 It notices a frozen peer before a caller's request does.
 """
@@ -16,6 +16,7 @@ from memsync.gateway.passing.routing import Suspects
 from memsync.tasks import is_going_on, pause
 
 ASK_EVERY_S = 2.0
+ASK_WAITING_S = 0.2  # while `check` fails: whoever starts a cluster waits for it
 ASK_TIMEOUT_S = 0.8
 
 
@@ -39,7 +40,7 @@ class PeerWatch:
         """Ask for ever; ends when cancelled."""
         while is_going_on():
             await self.ask_all()
-            await pause(ASK_EVERY_S)
+            await pause(ASK_EVERY_S if self.check() == "ok" else ASK_WAITING_S)
 
     async def ask_all(self) -> None:
         """Ask every member with a known address once."""

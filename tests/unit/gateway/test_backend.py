@@ -631,6 +631,25 @@ class TestReadiness:
         gateway.is_stopping = True
         assert gateway.backend.checks()["process"] == "failed: shutting down"
 
+    async def test_they_are_asked_more_often_until_a_majority_is_ready(self) -> None:
+        asked: list[float] = []
+        loop = asyncio.get_running_loop()
+
+        def answer(request: httpx.Request) -> httpx.Response:
+            if request.url.host == FIRST:
+                asked.append(loop.time())
+            return httpx.Response(503 if loop.time() < began + 1.0 else 200)
+
+        async with httpx.AsyncClient(transport=httpx.MockTransport(answer)) as client:
+            urls = {member: f"http://{member}" for member in ORDER}
+            watch = PeerWatch(urls, Members(ORDER), client, Suspects())
+            began = loop.time()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(watch.run(), 5.9)
+        since = [round(at - began, 3) for at in asked]
+        assert since == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0, 3.0, 5.0]
+        assert watch.check() == "ok"
+
     async def test_a_peer_that_does_not_answer_is_suspect(self) -> None:
         def answer(request: httpx.Request) -> httpx.Response:
             if request.url.host == FIRST:
