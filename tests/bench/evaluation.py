@@ -4,7 +4,7 @@ Each conversation is added over HTTP for an end user of its own, as `memsync imp
 down, and each of its questions is asked as it is. Printed are recall@k and MRR of turns (of the
 first 50 that come back) by category of question, and how long a caller waited for an answer.
 
-With --paraphrases, memories and questions of our own take the place of a file.
+With --paraphrases or --hops, memories and questions of our own take the place of a file.
 
 A cluster of its own is started in a temporary home unless --url names one; it is asked once it has
 embedded all that was added. Where --url names one, the users are named by a hash of what is added,
@@ -44,7 +44,15 @@ from memsync.client import finding
 from memsync.errors import NoCluster
 from memsync.wire import codec
 from tests.bench import chart, scoring
-from tests.bench.questioning import ASKED_K, Evaluator, Task, Where, paraphrase_task, read_tasks
+from tests.bench.questioning import (
+    ASKED_K,
+    Evaluator,
+    Task,
+    Where,
+    hops_task,
+    paraphrase_task,
+    read_tasks,
+)
 from tests.bench.scoring import Row
 from tests.system.conftest import running_cluster
 
@@ -180,6 +188,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="instead of a file: our own questions that share no word with their answer",
     )
+    parser.add_argument(
+        "--hops",
+        action="store_true",
+        help="instead of a file: our own questions whose answer another memory leads to by a name",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="write a bar chart")
     parser.add_argument(
@@ -196,8 +209,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="of a cluster of its own; minilm is a package that has to be installed",
     )
     options = parser.parse_args(arguments)
-    if (options.file is None) != options.paraphrases:
-        parser.error("name a FILE, or --paraphrases")
+    if (options.file is not None) + options.paraphrases + options.hops != 1:
+        parser.error("name a FILE, or --paraphrases, or --hops")
     if options.embedder and options.url is not None:
         parser.error("--embedder: not with --url")
     if options.api_key and options.url is None:
@@ -209,7 +222,10 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> None:
     ks = options.k
-    tasks = [paraphrase_task()] if options.paraphrases else read_tasks(options.file)
+    if options.paraphrases:
+        tasks = [paraphrase_task()]
+    else:
+        tasks = [hops_task()] if options.hops else read_tasks(options.file)
     with place(options.url, options.api_key, options.embedder) as where:
         result = uvloop.run(evaluate(tasks, where, ks))
     if options.json:

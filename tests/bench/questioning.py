@@ -71,16 +71,32 @@ def paraphrase_task() -> Task:
     """Our own memories, in no session, and questions that share no word's stem with the one that
     answers them (tests/unit/bench/test_paraphrases.py)."""
     pairs = [line.split(" | ") for line in _lines("paraphrases.txt")]
-    memories = [memory for _, memory in pairs]
-    texts = [*memories, *_lines("distractors.txt")]
+    questions = [question for question, _ in pairs]
+    return _own_task("paraphrases", scoring.PARAPHRASE, questions, [memory for _, memory in pairs])
+
+
+def hops_task() -> Task:
+    """Our own memories, in no session, and questions that are like one memory, which names what the
+    one that answers them is about (tests/unit/bench/test_hops.py)."""
+    triples = [line.split(" | ") for line in _lines("hops.txt")]
+    questions = [question for question, _, _ in triples]
+    answers, bridges = [last for _, _, last in triples], [first for _, first, _ in triples]
+    return _own_task("hops", scoring.HOP, questions, answers, bridges)
+
+
+def _own_task(
+    name: str, category: int, questions: list[str], answers: list[str], others: Sequence[str] = ()
+) -> Task:
+    """Question i is answered by answer i, among others and 500 memories more."""
+    texts = [*answers, *others, *_lines("distractors.txt")]
     names = [f"memory-{number}" for number in range(len(texts))]
-    questions = [
-        Question(question, scoring.PARAPHRASE, frozenset({name}))
-        for (question, _), name in zip(pairs, names, strict=False)
+    asked = [
+        Question(question, category, frozenset({memory}))
+        for question, memory in zip(questions, names, strict=False)
     ]
-    user = "eval-paraphrases-" + blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
+    user = f"eval-{name}-" + blake2b("\n".join(texts).encode(), digest_size=6).hexdigest()
     items = [{"text": text, "end_user_id": user} for text in texts]
-    return Task(user, names, items, QuestionsFound(questions, 0, 0))
+    return Task(user, names, items, QuestionsFound(asked, 0, 0))
 
 
 def _lines(name: str) -> list[str]:

@@ -16,8 +16,12 @@ from typing import Any
 
 import msgspec
 
-CATEGORIES = {1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial"}
 PARAPHRASE = 0  # our own questions that share no word with their answer
+HOP = -1  # our own questions whose answer shares a name with what answers them by half, and no more
+CATEGORIES = {
+    1: "multi-hop", 2: "temporal", 3: "open-domain", 4: "single-hop", 5: "adversarial",
+    PARAPHRASE: "paraphrase", HOP: "two hops",
+}  # fmt: skip
 OVERALL = "overall"
 _LABEL = re.compile(r"D:?(\d+):(\d+)")
 
@@ -106,7 +110,7 @@ def rows_of(outcomes: Sequence[Outcome], ks: Sequence[int]) -> list[Row]:
     numbers = sorted({outcome.question.category for outcome in outcomes})
     rows = [
         _row(
-            CATEGORIES.get(number, f"category {number}") if number else "paraphrase",
+            CATEGORIES.get(number, f"category {number}"),
             [outcome for outcome in outcomes if outcome.question.category == number],
             ks,
         )

@@ -78,6 +78,7 @@ IMPURE = frozenset(
 BROAD_EXCEPTS = {
     ("memsync/adapters/hot_index/index.py", "search"): "a recall stage: by words alone, tagged",
     ("memsync/adapters/hot_index/search.py", "_expanded"): "a recall stage: without relations",
+    ("memsync/adapters/hot_index/search.py", "lead"): "a recall stage: without links",
     ("memsync/cli/main.py", "run"): "the top of the process: one line for a person, no traceback",
     ("memsync/engine/recall/embedding.py", "_ask"): "a recall stage: the next provider, or words",
     ("memsync/engine/recall/embedding.py", "_cached"): "a recall stage: embedded again, tagged",

@@ -6,6 +6,7 @@ not built, that is every row: exact. In a large one it is
 - the rows whose words, or whose lift (who speaks, when it was), speak most for them, and the most
   recent, important or used ones, where that is what counts,
 - the rows that the coarse vectors tell (`coarse.py`), those of the asking session,
+- the rows that names in the first of these lead to (`links`),
 - the turns beside any of these, as a turn's neighbours speak for it,
 - and some at random. They stand for all others (`shares`): what a word, a cosine or a session is
   worth depends on its mean and deviation over the scope.
@@ -17,7 +18,7 @@ nor its neighbours' are among the first few hundred, and means are off by what a
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -44,6 +45,7 @@ HOLDING_WORDS = 512  # rows that hold words themselves; they and the turns besid
 BY_WORDS = 256  # of those, with the words around
 BY_LIFT = 64
 BY_COLUMN = 128  # by recency, importance or use, where these weigh much
+LEADING, BY_LINKS = 20, 64  # the first by words, and what names in them lead to
 BY_MEANING = 512  # of ASKED that the coarse vectors tell, with their lift
 ASKED = 1_536
 LEAST, LEAST_ASKED = 32, 64  # of those with the least in common
@@ -94,12 +96,13 @@ def frame_of(
     lift: Floats,
     candidates: Mask,
     *,
+    lead: Callable[[Rows], Floats | None],
     leaning: Sequence[str] | None = (),
     also: Collection[int] = (),
 ) -> Frame:
     """The frame of a question: `lift` (rows,) is what speaks for a row beside words and meaning;
-    `leaning` are columns that weigh much in the score, None where all rows count; `also` are rows
-    that are in it in any case."""
+    `lead` tells (rows,) what leads from some rows to each; `leaning` are columns that weigh much in
+    the score, None where all rows count; `also` are rows that are in it in any case."""
     population = scope.population(question.now_ms)
     coarse = scope.vectors.only(question.vectors)
     if coarse is None or leaning is None:
@@ -116,7 +119,7 @@ def frame_of(
             cosine=scope.vectors.cosines(question.vectors, columns.rows),
         )
     chosen = _Chosen(scope, question, lift, candidates, population, coarse)
-    return chosen.frame(terms, leaning, also)
+    return chosen.frame(terms, lead, leaning, also)
 
 
 class _Chosen:
@@ -144,10 +147,16 @@ class _Chosen:
         self._deviation = 1.0  # of the words
         self._candidates_total = int(np.count_nonzero(candidates))
 
-    def frame(self, terms: Collection[str], leaning: Sequence[str], also: Collection[int]) -> Frame:
+    def frame(
+        self,
+        terms: Collection[str],
+        lead: Callable[[Rows], Floats | None],
+        leaning: Sequence[str],
+        also: Collection[int],
+    ) -> Frame:
         scope, population = self._scope, self._population
         matches = scope.postings.matches(terms, population)
-        by_words, others = self._leading(matches)
+        by_words, others = self._leading(matches, lead)
         others += [self._by_column(name) for name in leaning]
         others.append(np.fromiter(also, np.intp, len(also)))
         spoken = self._marked(self._near(by_words))
@@ -205,8 +214,11 @@ class _Chosen:
                 found.append(at)
         return found
 
-    def _leading(self, matches: Matches) -> tuple[Rows, list[Rows]]:
-        """Candidates by words; and by lift, by meaning, or because their session asks."""
+    def _leading(
+        self, matches: Matches, lead: Callable[[Rows], Floats | None]
+    ) -> tuple[Rows, list[Rows]]:
+        """Candidates by words; and by lift, by meaning, because their session asks, or because the
+        first by words name what they are about."""
         among = self._candidates
         if self._candidates_total <= WHOLE_MAX:
             return _NO_ROWS, [np.flatnonzero(among)]
@@ -222,6 +234,8 @@ class _Chosen:
         if self._lift is not self._scope.bearing():  # else it tells rows apart for every question
             lift = np.where(among, self._lift, np.float32(-np.inf))
             others.append(_greatest(lift, BY_LIFT))
+        if (led := lead(holding[_greatest(worth, LEADING)])) is not None:
+            others.append(self._linked(led, bm25))
         return holding[_greatest(worth, HOLDING_WORDS)], others
 
     def _near_meaning(self) -> Rows:
@@ -238,6 +252,12 @@ class _Chosen:
         exact = self._scope.vectors.cosines(self._question.vectors, len(among))
         exact = np.where(among & np.isfinite(exact), exact, -np.inf)
         return _greatest(exact, BY_MEANING)
+
+    def _linked(self, led: Floats, bm25: NDArray[Any]) -> Rows:
+        """The candidates that links lead to, those for which most speaks."""
+        rows = ((led > 0) & self._candidates).nonzero()[0]
+        worth = led[rows] + bm25[rows] / self._deviation + self._lift[rows]
+        return rows[_greatest(worth, BY_LINKS)]
 
     def _by_column(self, name: str) -> Rows:
         """The candidates with most of something; of some that have as much, the newest."""

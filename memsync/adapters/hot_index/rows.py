@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -13,7 +13,7 @@ from memsync.adapters.hot_index.facets import facet
 from memsync.core import memories
 from memsync.core.feedback import importance_of
 from memsync.core.recall.lexical import moment_terms, regular_terms, terms_of
-from memsync.core.recall.traits import traits_of
+from memsync.core.recall.traits import names_of, traits_of
 from memsync.core.records import Record, value_of
 from memsync.core.relations import strengths_of
 from memsync.core.usage import usage_of
@@ -28,11 +28,14 @@ ASSISTANT = "assistant"  # the role of what a model said
 class Row(msgspec.Struct, frozen=True):
     """A memory's row. `fixed` and `changeable` are columns by name; an update changes none of the
     former. `fixed["origin"]` tells one create of the memory from another. `related` are the
-    memories that it names, with how strongly."""
+    memories that it names, with how strongly. The first `said` of the terms are those of the text
+    itself, and the first `named` of these are names in it."""
 
     fixed: dict[str, Any]
     changeable: dict[str, Any]
     terms: Mapping[str, int]
+    said: int
+    named: int
     facets: list[int]
     vector: Vector | None
     session_id: str | None
@@ -62,6 +65,7 @@ def row_of(record: Record) -> Row:
     expires_at_ms = value_of(record, "expires_at_ms")
     tier = value_of(record, "tier", TIERS[0])
     terms = terms_of(content.text) if content.terms is None else regular_terms(content.terms)
+    names = [term for term in names_of(content.text) if term in terms]
     traits = traits_of(content.text, terms, in_session=origin.session_id is not None)
     return Row(
         fixed={
@@ -83,7 +87,9 @@ def row_of(record: Record) -> Row:
             **figures_of(record),
             "tier": TIERS.index(tier) if tier in TIERS else 0,
         },
-        terms=_with_moment(terms, moment_ms),
+        terms=_with_moment(terms, names, moment_ms),
+        said=len(terms),
+        named=len(names),
         facets=_facets_of(record, content),
         vector=content.vector,
         session_id=origin.session_id,
@@ -96,8 +102,12 @@ def figures_of(record: Record) -> dict[str, Any]:
     return {"importance": importance_of(record), "usage": usage_of(record)}
 
 
-def _with_moment(terms: Mapping[str, int], moment_ms: int) -> Mapping[str, int]:
-    counts = dict(terms)
+def _with_moment(
+    terms: Mapping[str, int], names: Sequence[str], moment_ms: int
+) -> Mapping[str, int]:
+    """The terms, the names first, and then those of the moment that are not among them."""
+    counts = {name: terms[name] for name in names}
+    counts.update(terms)
     for term, count in moment_terms(moment_ms).items():
         counts[term] = counts.get(term, 0) + count
     return counts

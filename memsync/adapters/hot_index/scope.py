@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ from memsync.adapters.hot_index.vectors import Beside, Vectors
 from memsync.core.recall import ranking
 from memsync.core.recall.bm25 import Population
 from memsync.core.recall.postings import Postings
+from memsync.core.recall.words import links
 from memsync.core.records import Record
 from memsync.core.relations import strengths_of
 from memsync.ids import RecordKey
@@ -124,7 +125,9 @@ class LoadedScope:
         if not fresh:
             return
         rows = list(fresh.values())
-        self.postings.extend([row.terms for row in rows])
+        self.postings.extend(
+            [row.terms for row in rows], [row.said for row in rows], [row.named for row in rows]
+        )
         values = {
             name: np.array([kept[name] for kept in part])
             for part in ([row.fixed for row in rows], [row.changeable for row in rows])
@@ -199,6 +202,23 @@ class LoadedScope:
         rows = {self._row_of[key]: held for key, held in related.items() if key in self._row_of}
         return {other: strength for other, strength in rows.items() if visible[other]}
 
+    def led(
+        self, seeds: Sequence[int], asked: Collection[str], now_ms: int, *, lift: float
+    ) -> links.Floats | None:
+        """(rows,) 0..`lift`: what leads from some rows, the best answers, to each at `now_ms` by
+        names and rare words that they share; `asked` are the terms of the question. None where
+        nothing does."""
+        among = self.population(now_ms)
+        spoken = self.postings.spoken(seeds)
+        can_agree = links.can_agree(len(seeds), among.rows_total)
+        words = links.leading(spoken.said if can_agree else spoken.said[:0], spoken.named)
+        if not words:
+            return None
+        # A word that one memory holds leads back only.
+        bounds, without = (2, links.held_max(among.rows_total)), set(map(hash, asked))
+        holders = self.postings.holders(words, spoken.part, among, without=without, bounds=bounds)
+        return links.links_of(holders, seeds, among, lift=lift)
+
     def bearing(self) -> ranking.Floats:
         """(rows,) float32, not to be written: what speaks for each row whatever is asked."""
         if self._bearing is None:
@@ -231,7 +251,7 @@ class LoadedScope:
 
     def _append(self, key: RecordKey, row: Row) -> int:
         """Add a row with all that never changes."""
-        self.postings.append(row.terms)
+        self.postings.append(row.terms, row.said, row.named)
         number = self.columns.append(row.fixed)
         self.speakers.add(row.fixed["speaker"])
         self.has_assistant |= row.fixed["is_assistant"]

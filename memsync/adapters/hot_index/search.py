@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 
 import msgspec
@@ -17,6 +18,7 @@ from memsync.core.recall.calibration import RUNNERS_UP
 from memsync.core.recall.dates import closeness, spans_of
 from memsync.core.recall.intent import asks_assistant, asks_when, recency_intent
 from memsync.core.recall.lexical import is_telling, terms_of
+from memsync.core.recall.words import links
 from memsync.ports import Hit, Question
 from memsync.telemetry import logger
 from memsync.times import Timed
@@ -31,6 +33,7 @@ class _Found(msgspec.Struct, frozen=True):
     """The rows that are looked at, and the evidence for each, as it is at `now_ms`; of every row of
     the scope, whether somebody says it whom the question names (None: it names nobody)."""
 
+    links: _Links
     frame: Frame
     evidence: ranking.Evidence
     now_ms: int
@@ -51,9 +54,10 @@ def search(
         candidates = candidates & passing(scope, question.filters)
     if not candidates.any():
         return []
-    found = _found(scope, question, candidates)
+    found = _found(scope, question, candidates, lacking)
     with Timed(times, "rank"):
         relevance = ranking.relevance_of(found.evidence)
+    relevance = _linked(scope, found, relevance, times)
     graph_part: dict[str, ranking.Floats] = {}
     if scope.relations.total:
         with Timed(times, "expand"):
@@ -80,11 +84,15 @@ def _ranked(
     """The best k by what is `known` of the rows of the frame, and by how recent they are."""
     frame, columns = found.frame, scope.columns
     intent = recency_intent(question.text)
-    weights = ranking.shared_out(_weights(question, intent, found.evidence), (*known, "recency"))
+    names = (*known, "recency")
+    given = _weights(question, found.evidence)
+    weights = (
+        ranking.default_shares(intent, names) if given is None else ranking.shared_out(given, names)
+    )
     count = question.k + RUNNERS_UP
     among = None if frame.is_all else frame.candidates
     places = ranking.contenders(known, ("recency",), weights, among, count)
-    parts = {name: values[places] for name, values in known.items()}
+    parts = {name: values.take(places) for name, values in known.items()}
     rows = frame.at(places)
     moment_ms = columns["moment_ms"][rows]
     half_life_hours = ranking.HALF_LIFE_HOURS[intent]
@@ -94,11 +102,11 @@ def _ranked(
     score = ranking.combine(parts, weights)
     ties = (parts["semantic"], moment_ms, columns["stamp_time"][rows])
     best = ranking.best(score, np.arange(len(places)), ties, count)
-    margins = ranking.margins(parts["semantic"][best].tolist(), RUNNERS_UP)
+    margins = ranking.margins(parts["semantic"].take(best).tolist(), RUNNERS_UP)
     best = best[: question.k]
     rows, places = rows[best], places[best]
-    named = {name: values[best] for name, values in parts.items()}
-    named |= {name: values[places] for name, values in _details(found, relevance).items()}
+    named = {name: values.take(best) for name, values in parts.items()}
+    named |= {name: values.take(places) for name, values in _details(found, relevance).items()}
     by_named = None if found.by_named is None else found.by_named[rows].tolist()
     keys = scope.keys
     return [
@@ -118,10 +126,10 @@ def _ranked(
 
 def _scorings(named: Mapping[str, ranking.Floats]) -> list[dict[str, float]]:
     """What each hit has of these parts, rounded; not what is not known of it (NaN)."""
-    values = np.array(list(named.values()), np.float64)
+    values = np.concatenate(list(named.values()), dtype=np.float64).reshape(len(named), -1)
     rounded = values.round(6).T.tolist()
     scorings = [dict(zip(named, parts, strict=True)) for parts in rounded]
-    if np.isnan(values).any():
+    if math.isnan(values.sum()):
         scorings = [{n: v for n, v in scoring.items() if v == v} for scoring in scorings]
     return scorings
 
@@ -137,6 +145,45 @@ def _clustered(scope: LoadedScope, question: Question, frame: Frame) -> dict[str
     vector = question.vectors[models[-1]]
     part = scope.clusters.part(models[-1], vector, scope.vectors, scope.columns, frame.rows)
     return {} if part is None else {"cluster": part}
+
+
+class _Links(msgspec.Struct, frozen=True):
+    """What the rows of a scope lead to when a question is asked; `lacking` takes "expansion" where
+    that is left out."""
+
+    scope: LoadedScope
+    question: Question
+    terms: Collection[str]
+    lacking: set[str]
+
+    def lead(self, seeds: ranking.Rows, *, lift: float = links.LIFT) -> ranking.Floats | None:
+        """(rows of the scope,) 0..`lift`: what leads from the seeds to each; None where nothing
+        does."""
+        if not len(seeds):
+            return None
+        if self.question.traversal_depth > 0:
+            now_ms = self.question.now_ms
+            try:
+                return self.scope.led(seeds.tolist(), self.terms, now_ms, lift=lift)
+            except Exception as error:  # noqa: BLE001 - a recall stage: goes on without it, tagged
+                logger().warning("recall.links_failed", error=type(error).__name__)
+        self.lacking.add("expansion")
+        return None
+
+
+def _linked(
+    scope: LoadedScope, found: _Found, relevance: ranking.Relevance, times: dict[str, float]
+) -> ranking.Relevance:
+    """The relevance with what the best answers lead to."""
+    most = links.seeds_max(scope.population(found.now_ms).rows_total)
+    places = ranking.seeds_of(found.evidence, relevance, least=links.SEED_RELEVANCE_MIN, most=most)
+    if not len(places):
+        return relevance
+    with Timed(times, "expand"):
+        led = found.links.lead(found.frame.at(places), lift=links.LIFT / relevance.span)
+        if led is None:
+            return relevance
+        return ranking.with_links(found.evidence, relevance, found.frame.of(led))
 
 
 def _expanded(
@@ -155,8 +202,8 @@ def _expanded(
             rows = np.array(list(reached), np.intp)
             missing = rows[found.frame.places(rows) < 0]
             if len(missing):
-                found = _found(scope, question, candidates, also=missing.tolist())
-                relevance = ranking.relevance_of(found.evidence)
+                found = _found(scope, question, candidates, lacking, also=missing.tolist())
+                relevance = _linked(scope, found, ranking.relevance_of(found.evidence), {})
             return found, relevance, _graph_part(found.frame, reached)
         except Exception as error:  # noqa: BLE001 - a recall stage: goes on without it, tagged
             logger().warning("recall.expansion_failed", error=type(error).__name__)
@@ -228,7 +275,12 @@ def _facet_filters(filters: QueryFilters) -> list[list[int]]:
 
 
 def _found(
-    scope: LoadedScope, question: Question, candidates: Mask, *, also: Sequence[int] = ()
+    scope: LoadedScope,
+    question: Question,
+    candidates: Mask,
+    lacking: set[str],
+    *,
+    also: Sequence[int] = (),
 ) -> _Found:
     """The evidence; rows `also` are looked at in any case."""
     columns, terms = scope.columns, terms_of(question.text)
@@ -237,7 +289,10 @@ def _found(
     lift = _lift(scope, question, by_named)
     leaning = _leaning(question) if scope.vectors.only(question.vectors) else ()
     asked = scope.postings.rarest(terms, limits.QUERY_TERMS_MAX)
-    frame = frame_of(scope, question, asked, lift, candidates, leaning=leaning, also=also)
+    linked = _Links(scope, question, terms, lacking)
+    frame = frame_of(
+        scope, question, asked, lift, candidates, lead=linked.lead, leaning=leaning, also=also
+    )
     words = frame.words
     lift, session_bm25 = frame.of(lift), None
     if population.has_sessions:
@@ -269,7 +324,7 @@ def _found(
         shares=frame.shares,
         cosine_moments=frame.cosine_moments,
     )
-    return _Found(frame, evidence, question.now_ms, by_named)
+    return _Found(linked, frame, evidence, question.now_ms, by_named)
 
 
 def _cosine_weight(scope: LoadedScope, question: Question, frame: Frame) -> ranking.Floats | float:
@@ -321,18 +376,19 @@ def _leaning(question: Question) -> list[str] | None:
     return [column for name, column in LEANING.items() if used[name] > LEANING_SHARE]
 
 
-def _weights(question: Question, intent: str, evidence: ranking.Evidence) -> Mapping[str, float]:
+def _weights(question: Question, evidence: ranking.Evidence) -> Mapping[str, float] | None:
+    """What the parts weigh, None where that is the default."""
     if question.weights is not None:
         return question.weights
     bm25 = evidence.bm25 if evidence.is_all else evidence.bm25[evidence.candidates]
     if not bm25.any() and not is_telling(question.text):
         return ranking.BROWSING_WEIGHTS
-    return ranking.default_weights(intent)
+    return None
 
 
 def _details(found: _Found, relevance: ranking.Relevance) -> dict[str, ranking.Floats]:
     """What relevance was made of: raw BM25 (alone, and with the words around) and cosine, then
-    what came from around and the rest, in deviations.
+    what came from around and the rest, in deviations, and what of relevance came over links.
     """
     return {
         "bm25": found.evidence.bm25,
@@ -341,5 +397,6 @@ def _details(found: _Found, relevance: ranking.Relevance) -> dict[str, ranking.F
         "cosine": found.evidence.cosine,
         "neighbours": relevance.neighbours,
         "session": relevance.session,
+        "links": relevance.links,
         "lift": found.evidence.lift,
     }

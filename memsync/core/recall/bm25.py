@@ -14,6 +14,8 @@ rows, how long they are) is a `Population`, reckoned once for as many questions 
 
 from __future__ import annotations
 
+import math
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +29,11 @@ REACH_TURNS = 2
 Counts = NDArray[np.float32]
 
 _NOWHERE = np.zeros(0, np.intp)
+# Of the turns after, the nearest first, and of those before.
+_DAMPING = np.array(
+    [[by**turns] for by in (SAID_BEFORE, SAID_AFTER) for turns in range(1, REACH_TURNS + 1)],
+    np.float32,
+)
 
 
 class LexicalScores(msgspec.Struct, frozen=True):
@@ -205,8 +212,9 @@ def _saturated(counts: Counts, norms: Counts) -> Counts:
 
 def _idf(held: NDArray[np.intp], documents: int) -> Counts:
     """(terms,) float32, of terms that so many (terms,) of the documents hold."""
-    idf: Counts = np.log1p((documents - held + 0.5) / (held + 0.5)).astype(np.float32)
-    return idf
+    # Terms are few: this is quicker than five steps over an array.
+    idf = [math.log1p((documents - own + 0.5) / (own + 0.5)) for own in held.tolist()]
+    return np.array(idf, np.float32)
 
 
 def _ended(linked: NDArray[np.int32]) -> NDArray[np.intp]:
@@ -234,13 +242,13 @@ def _near(
     if not spread.all():
         is_spread = spread[term_of]
         rows, gains, first_cell = rows[is_spread], gains[is_spread], first_cell[is_spread]
-    for neighbour, damping in ((after, SAID_BEFORE), (before, SAID_AFTER)):
-        at, worth = rows, gains
-        for _ in range(REACH_TURNS):
-            at, worth = neighbour.take(at), worth * np.float32(damping)
-            cell = first_cell + at
-            # No two rows have the same neighbour: each cell is here once, but for those of row n.
-            table[cell] = np.maximum(table.take(cell), worth)
+    cells = np.empty((2 * REACH_TURNS, len(rows)), np.intp)
+    for first, neighbour in ((0, after), (REACH_TURNS, before)):
+        at = rows
+        for turn in range(first, first + REACH_TURNS):
+            at = neighbour.take(at, out=cells[turn], mode="clip")
+    cells += first_cell
+    np.maximum.at(table, cells.ravel(), (_DAMPING * gains).ravel())
     summed: Counts = table.reshape(-1, width)[:, :-1].sum(axis=0)
     return summed
 

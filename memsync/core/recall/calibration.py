@@ -23,10 +23,10 @@ FIRST = 5  # so many memories are what an answer is judged by
 RUNNERS_UP = FIRST - 1
 COVERAGE_ENOUGH = 0.5  # the words of a question that are not there say little once half are
 
-BASE = 0.30
-MARGIN_WEIGHT = 3.28
-MISSING_WEIGHT = -11.9
-OTHER_WEIGHT = -1.80
+BASE = 0.58
+MARGIN_WEIGHT = 2.37
+MISSING_WEIGHT = -11.7
+OTHER_WEIGHT = -1.74
 
 
 class Facts(msgspec.Struct, frozen=True):

@@ -1,11 +1,10 @@
 """Which rows of one scope hold which terms; what that says of a row: `bm25`. Pure; numpy only.
 
 A posting is 32 bits (row << 8 | count, counts above 255 count as 255). Most of them lie in
-segments: the terms as sorted 64-bit hashes, and for each its postings in ascending order of rows,
-16 bytes a term and 4 a posting, with no object of Python's for either. Rows that are appended one
-by one go to a dictionary of small arrays first, which becomes a segment when it is large enough,
-and segments are merged as they grow, so that there are few. Nothing is kept per row but its length,
-so a removed row is passed over by whoever asks (`visible`) until `compact` takes it out.
+segments (`segments`), which also say which terms a row holds. Rows that are appended one by one go
+to a dictionary of small arrays first, which becomes a segment when it is large enough, and segments
+are merged as they grow, so that there are few. A removed row is passed over by whoever asks
+(`visible`) until `compact` takes it out.
 
 Terms are told apart by Python's own hash of a string, good inside this process: two of a hundred
 thousand terms share one with a probability of 3 in 10^10.
@@ -14,7 +13,7 @@ thousand terms share one with a probability of 3 in 10^10.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from itertools import chain
 
 import msgspec
@@ -30,13 +29,24 @@ from memsync.core.recall.bm25 import (
     matches_of,
     population_of,
 )
+from memsync.core.recall.words.segments import (
+    COUNT_BITS,
+    COUNT_MAX,
+    SAID_MAX,
+    Hashes,
+    Holders,
+    Packed,
+    Segment,
+    Sizes,
+    merged,
+    renumbered,
+    segment_of,
+)
+from memsync.core.recall.words.tail import Tail
 
-COUNT_BITS = 8
-COUNT_MAX = (1 << COUNT_BITS) - 1
 ROWS_MAX = 1 << (32 - COUNT_BITS)
 TAIL_POSTINGS_MAX = 16_384  # then the tail becomes a segment, in about 2 ms
 SEGMENT_GROWTH = 4  # a segment is at least so many times as large as the next
-TAIL_TERM_BYTES = 270  # what Python takes for a term in the dictionary, beside its postings
 MERGED_POSTINGS_MAX = 4_000_000  # about 30 ms; more are merged by `seal` only
 TABLE_CELLS_MAX = 1 << 20  # of terms x sessions, or terms x rows, reckoned at once
 # Of a question, so that it costs at most about 2 ms: the postings whose neighbours are looked at.
@@ -45,79 +55,70 @@ SPREAD_POSTINGS_MAX = 32_768
 MATCHES_MAX = 1_000_000  # postings of a question in a scope that is searched approximately: 20 ms
 
 
-class _Segment(msgspec.Struct, frozen=True):
-    """`terms` (t,) int64 ascending; the postings of term i are packed[starts[i]:starts[i + 1]]."""
+class Spoken(msgspec.Struct, frozen=True):
+    """What the texts of some rows say, and what they name: each term as often as there are such
+    rows; as places of terms in `part`, where that is all there is, or else as hashes."""
 
-    terms: NDArray[np.int64]
-    starts: NDArray[np.int64]
-    packed: NDArray[np.uint32]
-
-    def find(self, terms: NDArray[np.int64]) -> list[tuple[int, int, int]]:
-        """(place among the asked, start, end of its postings) of each of these terms that it
-        has."""
-        if not len(self.terms):
-            return []
-        at = self.terms.searchsorted(terms)
-        here = (self.terms.take(at, mode="clip") == terms).nonzero()[0]
-        at = at[here]
-        starts, ends = self.starts[at].tolist(), self.starts[at + 1].tolist()
-        return list(zip(here.tolist(), starts, ends, strict=True))
+    said: Packed | Hashes
+    named: Packed | Hashes
+    part: Segment | None
 
 
 class Postings:
     """The lexical index of one scope; rows are numbered from 0 in the order of `append`."""
 
     def __init__(self) -> None:
-        self._segments: list[_Segment] = []  # rows ascending from one to the next
-        self._tail: dict[int, array[int]] = {}
-        self._tail_postings = 0
+        self._segments: list[Segment] = []  # rows ascending from one to the next
+        self._tail = Tail(0)
         self._lengths = array("f")
 
     @property
     def size_bytes(self) -> int:
         """About how much memory it takes."""
-        segments = sum(16 * len(part.terms) + part.packed.nbytes for part in self._segments)
-        tail = len(self._tail) * TAIL_TERM_BYTES + self._tail_postings * 5
-        return segments + tail + len(self._lengths) * 5
+        segments = sum(part.size_bytes for part in self._segments)
+        return segments + self._tail.size_bytes + len(self._lengths) * 5
 
     @property
     def postings_total(self) -> int:
         """How many (term, row) pairs there are."""
-        return sum(len(segment.packed) for segment in self._segments) + self._tail_postings
+        return sum(len(segment.packed) for segment in self._segments) + self._tail.postings
 
-    def append(self, terms: Mapping[str, int]) -> int:
-        """Take in a text; returns its row."""
+    def append(self, terms: Mapping[str, int], said: int | None = None, named: int = 0) -> int:
+        """Take in a text; returns its row. The first `said` of the terms, all if None, are those of
+        the text itself, and the first `named` of these are names: `terms_of` tells them."""
         row = len(self._lengths)
         assert row < ROWS_MAX
-        base = row << COUNT_BITS
-        tail = self._tail
-        for term, count in terms.items():
-            packed = base | min(count, COUNT_MAX)
-            if (known := tail.get(hash(term))) is None:
-                tail[hash(term)] = array("I", (packed,))
-            else:
-                known.append(packed)
+        self._tail.append(terms, len(terms) if said is None else said, named)
         self._lengths.append(sum(terms.values()))
-        self._tail_postings += len(terms)
-        if self._tail_postings > TAIL_POSTINGS_MAX:
+        if self._tail.postings > TAIL_POSTINGS_MAX:
             self._close_tail(merged_max=MERGED_POSTINGS_MAX)
         return row
 
-    def extend(self, texts: Sequence[Mapping[str, int]]) -> None:
+    def extend(
+        self,
+        texts: Sequence[Mapping[str, int]],
+        said: Sequence[int] | None = None,
+        named: Sequence[int] | None = None,
+    ) -> None:
         """Take in many texts: as `append` for each, several times faster. `seal` after the last."""
         self._close_tail(merged_max=0)
         first = len(self._lengths)
         assert first + len(texts) <= ROWS_MAX
-        sizes = [len(terms) for terms in texts]
-        total = sum(sizes)
+        held = [len(terms) for terms in texts]
+        total = sum(held)
         terms = np.fromiter(map(hash, chain.from_iterable(texts)), np.int64, total)
         counts = np.fromiter(
             chain.from_iterable(terms.values() for terms in texts), np.uint32, total
         )
         self._lengths.extend(float(sum(terms.values())) for terms in texts)
-        rows = np.repeat(np.arange(first, first + len(texts), dtype=np.uint32), sizes)
+        rows = np.repeat(np.arange(first, first + len(texts), dtype=np.uint32), held)
         packed = (rows << np.uint32(COUNT_BITS)) | np.minimum(counts, COUNT_MAX).astype(np.uint32)
-        self._segments.append(_segment_of(terms, packed))
+        sizes = Sizes(
+            np.array(held, np.int64),
+            np.minimum(held if said is None else said, SAID_MAX).astype(np.int64),
+            np.minimum([0] * len(held) if named is None else named, SAID_MAX).astype(np.uint8),
+        )
+        self._append(segment_of(terms, packed, sizes, first=first))
         self._merge(merged_max=ROWS_MAX << COUNT_BITS)
 
     def seal(self) -> None:
@@ -151,7 +152,7 @@ class Postings:
         if len(terms) <= most:
             return terms
         hashes = np.fromiter(map(hash, terms), np.int64, len(terms))
-        held = np.array([len(self._tail.get(term, ())) for term in hashes.tolist()], np.int64)
+        held = np.array([self._tail.held(term) for term in hashes.tolist()], np.int64)
         for segment in self._segments:
             for place, start, end in segment.find(hashes):
                 held[place] += end - start
@@ -215,8 +216,70 @@ class Postings:
             spread_max=spread_max,
         )
 
+    def spoken(self, rows: Sequence[int]) -> Spoken:
+        """What the texts of these rows say."""
+        if not self._tail.rows and len(self._segments) == 1:
+            return Spoken(*self._segments[0].spoken(rows), self._segments[0])
+        parts = []
+        if own := [row for row in rows if row >= self._tail.first]:
+            parts.append(self._tail.spoken(own))
+            rows = [row for row in rows if row < self._tail.first]
+        for segment in reversed(self._segments):
+            if own := [row for row in rows if row >= segment.first]:
+                said, named = segment.spoken(own)
+                parts.append((segment.terms.take(said), segment.terms.take(named)))
+                rows = [row for row in rows if row < segment.first]
+        return Spoken(
+            np.concatenate([said for said, _ in parts]),
+            np.concatenate([named for _, named in parts]),
+            None,
+        )
+
+    def holders(
+        self,
+        words: Mapping[int, int],
+        part: Segment | None,
+        among: Population,
+        *,
+        without: Container[int],
+        bounds: tuple[int, int],
+    ) -> list[Holders]:
+        """The visible rows that hold each of the words, given as `Spoken` gives them, with what the
+        mapping says; not of those whose hash is among `without`, nor of those that fewer or more
+        rows hold than the bounds say."""
+        least, most = bounds
+        hidden = len(self._lengths) - among.rows_total
+        # Of what more hold, visible or not, too many are visible.
+        found = (
+            part.holding(words, without, least=least, most=most + hidden)
+            if part is not None
+            else self._holding(words, without)
+        )
+        if part is not None and not hidden:
+            return found
+        kept = []
+        for value, pieces in found:
+            if hidden:
+                pieces = [own[among.visible[own >> COUNT_BITS]] for own in pieces]
+            if least <= sum(map(len, pieces)) <= most:
+                kept.append((value, pieces))
+        return kept
+
+    def _holding(self, words: Mapping[int, int], without: Container[int]) -> list[Holders]:
+        """As `Segment.holding`, by hashes, of all parts."""
+        hashes = np.array([word for word in words if word not in without], np.int64)
+        pieces: list[list[Packed]] = [[] for _ in hashes]
+        for segment in self._segments:
+            for place, start, end in segment.find(hashes):
+                pieces[place].append(segment.packed[start:end])
+        for place, own in self._tail.find(hashes):
+            pieces[place].append(own)
+        return [
+            (words[word], own) for word, own in zip(hashes.tolist(), pieces, strict=True) if own
+        ]
+
     def _found(
-        self, terms: NDArray[np.int64], among: Population
+        self, terms: Hashes, among: Population
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], Counts]:
         """The visible rows that hold the terms, the place of the term, and how often it occurs."""
         pieces: list[NDArray[np.uint32]] = []
@@ -225,11 +288,9 @@ class Postings:
             for place, start, end in segment.find(terms):
                 pieces.append(segment.packed[start:end])
                 owners.append(place)
-        for place, term in enumerate(terms.tolist() if self._tail else ()):
-            if (known := self._tail.get(term)) is not None:
-                # A copy: an array that somebody looks into cannot grow.
-                pieces.append(np.array(known, np.uint32))
-                owners.append(place)
+        for place, postings in self._tail.find(terms):
+            pieces.append(postings)
+            owners.append(place)
         packed = np.concatenate(pieces) if pieces else np.zeros(0, np.uint32)
         term_of = np.repeat(np.array(owners, np.intp), [len(piece) for piece in pieces])
         rows = (packed >> np.uint32(COUNT_BITS)).astype(np.intp)
@@ -245,20 +306,20 @@ class Postings:
         """
         self.seal()
         self._lengths = array("f", np.frombuffer(self._lengths, np.float32)[moved >= 0].tobytes())
-        self._segments = [_renumbered(segment, moved) for segment in self._segments]
+        self._segments = [renumbered(segment, moved) for segment in self._segments]
+        self._tail = Tail(len(self._lengths))
 
     def _close_tail(self, *, merged_max: int) -> None:
         """Make a segment of the tail, and merge segments that have grown alike."""
-        if not self._tail:
+        if not self._tail.rows:
             return
-        names = np.fromiter(self._tail, np.int64, len(self._tail))
-        order = np.argsort(names)
-        arrays = list(self._tail.values())
-        sizes = np.array([len(arrays[place]) for place in order.tolist()], np.int64)
-        packed = np.frombuffer(b"".join(arrays[place] for place in order.tolist()), np.uint32)
-        self._segments.append(_Segment(names[order], _starts(sizes), packed))
-        self._tail, self._tail_postings = {}, 0
+        self._append(self._tail.segment())
         self._merge(merged_max=merged_max)
+
+    def _append(self, segment: Segment) -> None:
+        """Take the segment of the last rows; the next ones go to a new tail."""
+        self._segments.append(segment)
+        self._tail = Tail(len(self._lengths))
 
     def _merge(self, *, merged_max: int) -> None:
         while len(self._segments) > 1:
@@ -268,45 +329,4 @@ class Postings:
             self._merge_last()
 
     def _merge_last(self) -> None:
-        self._segments[-2:] = [_merged(*self._segments[-2:])]
-
-
-def _starts(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
-    return np.concatenate((np.zeros(1, np.int64), np.cumsum(sizes)))
-
-
-def _segment_of(terms: NDArray[np.int64], packed: NDArray[np.uint32]) -> _Segment:
-    """A segment of (p,) postings in any order."""
-    names, place, sizes = np.unique(terms, return_inverse=True, return_counts=True)
-    # By term and row at once: one sort of integers, which is far quicker than a stable one.
-    ordered = np.sort(place.astype(np.uint64) << np.uint64(32) | packed)
-    return _Segment(names, _starts(sizes), ordered.astype(np.uint32))
-
-
-def _merged(one: _Segment, other: _Segment) -> _Segment:
-    """Both; the rows of `other` are above those of `one`."""
-    terms = np.union1d(one.terms, other.terms)
-    sizes = np.zeros(len(terms), np.int64)
-    places = [np.searchsorted(terms, segment.terms) for segment in (one, other)]
-    for segment, place in zip((one, other), places, strict=True):
-        sizes[place] += np.diff(segment.starts)
-    starts = _starts(sizes)
-    packed = np.empty(starts[-1], np.uint32)
-    begins = starts[:-1].copy()
-    for segment, place in zip((one, other), places, strict=True):
-        own = np.diff(segment.starts)
-        shift = np.repeat(begins[place] - segment.starts[:-1], own)
-        packed[np.arange(len(segment.packed)) + shift] = segment.packed
-        begins[place] += own
-    return _Segment(terms, starts, packed)
-
-
-def _renumbered(segment: _Segment, moved: NDArray[np.int64]) -> _Segment:
-    rows = moved[segment.packed >> np.uint32(COUNT_BITS)]
-    kept = rows >= 0
-    counts = segment.packed[kept] & np.uint32(COUNT_MAX)
-    packed = (rows[kept].astype(np.uint32) << np.uint32(COUNT_BITS)) | counts
-    ends = _starts(kept.astype(np.int64))[segment.starts]
-    sizes = np.diff(ends)
-    used = sizes > 0
-    return _Segment(segment.terms[used], _starts(sizes[used]), packed)
+        self._segments[-2:] = [merged(*self._segments[-2:])]

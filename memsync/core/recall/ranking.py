@@ -8,12 +8,13 @@
                + 1 x (asked right before it - asks itself)
                + 1 where the question names who speaks + 1 where it asks when, and the text says
                + 2 x how near the row is to a time that the question names
-    relevance  the sum, mapped to 0..1 over the candidates; x 0.6 for what an assistant said
+    relevance  the sum, mapped to 0..1 over the candidates; x 0.6 for what an assistant said; then
+               moved towards 1 by what leads there from the best ones (`links`)
     score      the weighted mean of relevance, recency, importance and whatever else has data
 
 z is standardised over the visible rows of the scope: a filter decides what may be answered, not
 what a word is worth. w depends on the model (`cosine_weight`). How each was chosen and what each
-gains on conversations that it was not chosen on: decisions/0024.
+gains on conversations that it was not chosen on: decisions/0024 and 0030.
 
 A row that has no vector, no session or no data for a part gets that part's mean: it is neither
 lifted nor sunk by what is not known of it.
@@ -23,7 +24,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -51,6 +54,10 @@ ASKED_LIFT = 1.0
 NAMED_LIFT = 1.0
 DATED_LIFT = 1.0
 MEANT_LIFT = 2.0  # for a row of the very time that the question names, `dates.closeness`
+# Links close at most this share of what a row lacks to the best one. Without that, answers that
+# have much in common come before one that fits better: of our 72 paraphrases (MiniLM) 5 fewer
+# come first.
+LINKED_SHARE = 0.7
 # A long answer of a model holds many words of any question (recall.md: +6 to +8 points on BEAM).
 ASSISTANT_SHARE = 0.6
 
@@ -75,6 +82,7 @@ BROWSING_WEIGHTS: Mapping[str, float] = {"recency": 1.0}
 HALF_LIFE_HOURS: Mapping[str, float] = {"strong": 24.0, "some": 72.0, "none": 168.0}
 MS_PER_HOUR = 3_600_000
 
+LEAST_WORTH = np.float32(1e-9)  # of a word; less is nothing
 LEAST_DEVIATION = 1e-6  # what is told apart by less is the same
 ROUNDING = 1e-5  # more than float32 loses in a score
 
@@ -90,6 +98,12 @@ def default_weights(recency_intent: str) -> dict[str, float]:
         "graph": GRAPH_WEIGHT,
         "usage": USAGE_WEIGHT,
     }
+
+
+@lru_cache(maxsize=64)
+def default_shares(recency_intent: str, names: tuple[str, ...]) -> Mapping[str, float]:
+    """`shared_out` of the default weights."""
+    return MappingProxyType(shared_out(default_weights(recency_intent), names))
 
 
 class Moments(msgspec.Struct, frozen=True):
@@ -136,13 +150,15 @@ class Evidence(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Relevance(msgspec.Struct, frozen=True):
-    """(n,) each: relevance 0..1 (0 for those that are no candidates) and what came from around the
-    row.
-    """
+    """(n,) each: relevance 0..1 (0 for those that are no candidates), and what of it came over
+    links; in deviations, what came from around the row. `span`, the deviations from the least
+    relevant candidate to the most."""
 
     relevance: Floats
     neighbours: Floats
     session: Floats
+    links: Floats
+    span: float
 
 
 def relevance_of(evidence: Evidence) -> Relevance:
@@ -152,7 +168,7 @@ def relevance_of(evidence: Evidence) -> Relevance:
     visible = None if evidence.is_all else evidence.visible
     nothing = np.zeros(len(evidence.near), np.float32)
     if not _has_any(evidence):
-        return Relevance(nothing, nothing, nothing)
+        return Relevance(nothing, nothing, nothing, nothing, 0.0)
     meaning = _z_cosine(evidence, visible)
     meaning *= np.asarray(evidence.cosine_weight, np.float32)
     least = WORDS_DEVIATION_SHARE * evidence.information
@@ -169,10 +185,44 @@ def relevance_of(evidence: Evidence) -> Relevance:
     total += evidence.lift
     if evidence.asking is not None:
         total += np.float32(ASKING_SESSION_LIFT) * evidence.asking
-    relevance = to_unit(total, None if evidence.is_all else evidence.candidates, equal=1.0)
+    among = None if evidence.is_all else evidence.candidates
+    least, most = _ends(total, among)
+    relevance = _mapped(total, among, least, most, equal=1.0)
     if evidence.is_assistant is not None:
         relevance[evidence.is_assistant] *= np.float32(ASSISTANT_SHARE)
-    return Relevance(relevance, neighbours, session)
+    return Relevance(relevance, neighbours, session, nothing, most - least)
+
+
+def seeds_of(evidence: Evidence, found: Relevance, *, least: float, most: int) -> Rows:
+    """The best candidates, about `most` of them, that hold a word of the question: not those with
+    less than so large a share of the relevance of the best, and of very many equal ones none."""
+    if found.span <= LEAST_DEVIATION:
+        return np.zeros(0, np.intp)
+    worth = found.relevance
+    best_worth = 1.0 if evidence.is_assistant is None else float(worth.max(initial=0.0))
+    rows: Rows = (worth >= max(least * best_worth, LEAST_DEVIATION)).nonzero()[0]
+    if len(rows) > most:
+        own = worth.take(rows)
+        bound = np.partition(own, -most)[-most]
+        reaching = own >= bound
+        rows = rows[reaching if np.count_nonzero(reaching) <= 2 * most else own > bound]
+    return rows[evidence.bm25.take(rows) > 0]
+
+
+def with_links(evidence: Evidence, found: Relevance, links: Floats) -> Relevance:
+    """The relevance with what `links` (n,) lead to, in parts of it (written to): that moves a
+    candidate towards the best one, by a part of the way at most, so that the best stays the
+    best."""
+    most: Floats | float = 1.0
+    if evidence.is_assistant is not None:
+        most = np.where(evidence.is_assistant, ASSISTANT_SHARE, 1.0)
+        links *= most
+    if not evidence.is_all:
+        links *= evidence.candidates
+    way = most - found.relevance
+    way *= LINKED_SHARE
+    np.minimum(links, way, out=links)
+    return Relevance(found.relevance + links, found.neighbours, found.session, links, found.span)
 
 
 def cosine_weight(model: str) -> float:
@@ -191,11 +241,11 @@ def bearing(content: Floats, asks: Floats, previous: NDArray[np.int32]) -> Float
 def with_borrowed(lift: Floats, content: Floats, bm25: Floats, near: Floats) -> Floats:
     """(n,) float32, in deviations: the lift, less what is too much in it for rows whose words are
     those of the turns around them. All (n,), as Evidence says. A new array."""
-    own = np.divide(bm25, near, out=np.ones(len(near), np.float32), where=near > 0)
-    less: Floats = (own - 1) * content
-    less *= np.float32(CONTENT_LIFT * (1 - BORROWED_SHARE))
-    less += lift
-    return less
+    borrowed: Floats = near - bm25
+    borrowed /= np.maximum(near, LEAST_WORTH)
+    borrowed *= content
+    borrowed *= np.float32(CONTENT_LIFT * (1 - BORROWED_SHARE))
+    return np.subtract(lift, borrowed, out=borrowed)
 
 
 def _z_cosine(evidence: Evidence, visible: NDArray[np.bool_] | None) -> Floats:
@@ -261,13 +311,17 @@ def beside(scores: Floats, previous: NDArray[np.int32], following: NDArray[np.in
     """The scores of the rows on both sides, and half of those two away; a missing one adds
     nothing. A new array.
     """
-    result: Floats = np.zeros(len(scores), np.float32)
-    ended = np.append(scores, np.float32(0))  # row -1, the end of every session
-    for neighbour in (previous.astype(np.intp), following.astype(np.intp)):
-        one_away = ended.take(neighbour)
-        result += one_away
-        one_away *= np.float32(0.5)
-        result += np.append(one_away, np.float32(0)).take(neighbour)
+    size = len(scores)
+    ended = np.zeros(size + 1, np.float32)  # row -1, the end of every session, has 0
+    ended[:size] = scores
+    before, after = ended.take(previous), ended.take(following)
+    result: Floats = before + after
+    ended[:size] = before
+    further = ended.take(previous)
+    ended[:size] = after
+    further += ended.take(following)
+    further *= np.float32(0.5)
+    result += further
     return result
 
 
@@ -275,10 +329,23 @@ def to_unit(values: Floats, among: NDArray[np.bool_] | None, *, equal: float) ->
     """Mapped so that the least of the rows in `among` (None: all) is 0 and the greatest 1, or all
     are `equal`; 0 elsewhere. A new array.
     """
+    return _mapped(values, among, *_ends(values, among), equal=equal)
+
+
+def _ends(values: Floats, among: NDArray[np.bool_] | None) -> tuple[float, float]:
+    """The least and the greatest of the values in `among` (None: all), 0 without any."""
     chosen = values if among is None else values[among]
-    if len(chosen) == 0:
-        return np.zeros(len(values), np.float32)
-    least, greatest = float(chosen.min()), float(chosen.max())
+    return (float(chosen.min()), float(chosen.max())) if len(chosen) else (0.0, 0.0)
+
+
+def _mapped(
+    values: Floats,
+    among: NDArray[np.bool_] | None,
+    least: float,
+    greatest: float,
+    *,
+    equal: float,
+) -> Floats:
     if greatest - least > LEAST_DEVIATION:
         result: Floats = np.subtract(values, np.float32(least), dtype=np.float32)
         result *= np.float32(1 / (greatest - least))
@@ -321,10 +388,8 @@ def contenders(
     total = size if rows is None else len(rows)
     if total <= 4 * k:
         return np.arange(total) if rows is None else rows
-    score: Floats = np.zeros(size, np.float32)
-    for name, values in known.items():
-        if weights[name]:
-            score += np.float32(weights[name]) * values
+    weighed = [np.float32(weights[name]) * own for name, own in known.items() if weights[name]]
+    score: Floats = sum(weighed[1:], start=weighed[0]) if weighed else np.zeros(size, np.float32)
     chosen = score if rows is None else score[rows]
     best_k = np.partition(chosen, total - k)[total - k]
     least = best_k - sum(weights[name] for name in open_parts) - ROUNDING

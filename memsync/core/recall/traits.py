@@ -7,16 +7,18 @@
     content   0..1, 1 - exp(-terms / 8): "Thanks!" tells little; a long text no more than one of
               twenty terms
     is_dated  whether it says when something was or will be ("yesterday", "last May", "in 2022")
+    names     the terms of what it writes with a capital letter within a sentence
 
-The first three are general; the terms of the last are English.
+The first three are general; the terms of `is_dated` are English, and names are told apart only in
+scripts with capital letters, not at the beginning of a sentence (in German each noun is one).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Collection, Mapping
+from functools import cache, lru_cache
 
 import msgspec
 
@@ -36,6 +38,11 @@ _LABELS = """
 _sentence_ends = re.compile(r"[.!?。！？؟]+")
 # A letter, and up to a colon, also a full-width one, that is not an address's.
 _NAME = re.compile(rf"([^\W\d_][^:：]{{0,{NAME_CHARS_MAX - 1}}})[:：](?!//)")
+# Latin, Greek and Cyrillic letters. That it begins with a blank makes it five times as quick.
+_CAPITALS = "A-ZÀ-ÖØ-ÞĀĂĄĆĈĊČĎĐĒĖĘĚĜĞĠĢĤĪĮİĶĹĻĽŁŃŅŇŌŐŔŘŚŜŞŠŢŤŪŮŰŲŴŶŸŹŻŽȘȚΆ-ΫА-ЯЁЄІЇҐ"
+_CAPITAL = re.compile(rf" ([{_CAPITALS}]\w+)")
+_WITHIN_SENTENCES = ",;)"  # these, letters and digits stand before a name
+NAMES_REMEMBERED = 16_384
 _QUESTION_MARKS = "?？؟"
 _YEARS = range(1900, 2100)
 # "May", "just" and "now" mostly say something else.
@@ -66,6 +73,16 @@ def traits_of(text: str, terms: Mapping[str, int], *, in_session: bool) -> Trait
     )
 
 
+def names_of(text: str) -> Collection[str]:
+    """The terms of its names, stop words perhaps among them; a sentence's first word is none."""
+    found: dict[str, None] = {}
+    for match in _CAPITAL.finditer(text):
+        before = text[match.start() - 1] if match.start() else ""
+        if before.isalnum() or (before and before in _WITHIN_SENTENCES):
+            found.update(_name_terms(match[1]))
+    return found.keys()
+
+
 def _speaker_of(text: str) -> int:
     found = _NAME.match(text)
     if found is None or len(found[1].split()) > NAME_WORDS_MAX:
@@ -80,6 +97,11 @@ def _asks(text: str) -> float:
     ends = _sentence_ends.findall(text)
     asking = sum(any(mark in end for mark in _QUESTION_MARKS) for end in ends)
     return asking / len(ends)
+
+
+@lru_cache(maxsize=NAMES_REMEMBERED)
+def _name_terms(name: str) -> Mapping[str, None]:
+    return dict.fromkeys(terms_of(name))
 
 
 @cache

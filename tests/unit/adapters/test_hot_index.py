@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from memsync.adapters.hot_index import FaissHotIndex
 from memsync.adapters.hot_index import scope as scope_module
 from memsync.adapters.hot_index.facets import facet
 from memsync.core.recall import graph, ranking
+from memsync.core.recall.words import links
 from memsync.core.records import Record, join_operation
 from memsync.ids import scope_key
 from memsync.ports import Change, Hit, Question, ScopeNotLoadedError
@@ -548,13 +550,144 @@ def test_what_is_related_must_pass_the_filters() -> None:
     assert names(index.search(KEY, wanted), hit) == ["a"]
 
 
-def test_a_search_without_time_for_relations_says_so() -> None:
+def test_a_search_without_time_for_expansion_says_so() -> None:
     hit = memory("a", "green tea from Uji", counter=4)
-    for index, lacks in [(loaded(hit, *FILLER), set()), (loaded(related(hit, "f1"), *FILLER),
-                                                         {"expansion"})]:  # fmt: skip
+    for rows, lacks in [
+        ([hit], set()),  # nothing that it could lead to
+        ([hit, *FILLER], {"expansion"}),
+        ([related(hit, "f1"), *FILLER], {"expansion"}),
+    ]:
         lacking: set[str] = set()
-        index.search(KEY, question("green tea", traversal_depth=0, **DEFAULTS), lacking)
+        asked = question("green tea", traversal_depth=0, **DEFAULTS)
+        hits = loaded(*rows).search(KEY, asked, lacking)
         assert lacking == lacks
+        assert all(not one.scoring["links"] and "graph" not in one.scoring for one in hits)
+
+
+WORKS = memory("works", "Anna has worked at Globex since spring", tags=["a"], counter=40)
+CITY = memory("city", "The head office of Globex moved to Graz", tags=["a", "b"], counter=41)
+COMMON = memory("common", "Since spring they moved the office chairs", tags=["a"], counter=42)
+CHATTER = [
+    memory(f"c{n}", f"Chair number {n} has worked since spring in the office", counter=50 + n)
+    for n in range(60)
+]
+EMPLOYER = question("Where does Anna work?", **DEFAULTS)
+
+
+def found_by_name(index: FaissHotIndex, asked: Question = EMPLOYER) -> list[str]:
+    return names(index.search(KEY, asked), WORKS, CITY, COMMON, *CHATTER)
+
+
+def test_a_name_in_the_answer_leads_to_what_else_is_said_of_it() -> None:
+    index = loaded(WORKS, CITY, COMMON, *CHATTER)
+    hits = index.search(KEY, EMPLOYER)
+    assert found_by_name(index)[:2] == ["works", "city"]
+    assert hits[1].scoring["bm25"] == 0  # it has no word of the question
+    assert hits[1].scoring["links"] > 0.1
+    everything = index.search(KEY, msgspec.structs.replace(EMPLOYER, k=50))
+    led = {hit.key for hit in everything if hit.scoring["links"]}
+    assert led == {CITY.key}  # the best stays the best, and words that many share lead nowhere
+
+
+def test_what_two_answers_have_in_common_leads_to_the_rest() -> None:
+    told = [
+        "Anna went to the pottery class", "Anna dropped a bowl in the class", "Anna burnt a bowl",
+        "Anna sold the pottery", "Anna glazed it", "Anna slept",
+    ]  # fmt: skip
+    others = ["The bowl is on the shelf", "A plate is on the shelf", "Somebody slept on the train"]
+    rows = [memory(f"t{n}", text, counter=n) for n, text in enumerate([*told, *others])]
+    rows += [memory(f"o{n}", f"noise{n} hum{n}", counter=20 + n) for n in range(391)]
+    hits = loaded(*rows).search(KEY, question("Anna", weights=None, k=50))
+    linked = {hit.key: hit.scoring["links"] for hit in hits}
+    assert linked[rows[6].key] > 0.1  # two of the answers have a bowl
+    assert not linked.get(rows[7].key)
+    assert not linked.get(rows[8].key)  # only one of them slept
+
+
+def test_a_day_is_no_link() -> None:
+    """Days are terms of a memory so that questions find them; that two answers are of one day leads
+    to nothing else of that day."""
+    day = 24 * 60 * MINUTE
+    rows = [memory(f"t{n}", f"Anna went{n}", at_ms=NOW_MS, counter=n) for n in range(6)]
+    rows.append(memory("same", "Nothing else", at_ms=NOW_MS, counter=9))
+    number = datetime.fromtimestamp(NOW_MS / 1000, UTC).day
+    moments = [NOW_MS + n * day for n in range(1, 410)]
+    rows += [
+        memory(f"o{n}", f"noise{n}", at_ms=at_ms)
+        for n, at_ms in enumerate(moments)
+        if datetime.fromtimestamp(at_ms / 1000, UTC).day != number
+    ]
+    hits = loaded(*rows).search(KEY, question("Anna", now_ms=NOW_MS + 999 * day, k=50))
+    assert all(hit.scoring["links"] == 0 for hit in hits)
+
+
+def test_what_a_name_leads_to_must_pass_the_filters() -> None:
+    index = loaded(WORKS, CITY, COMMON, *CHATTER)
+    for tags, expected in [(["a"], ["works", "city", "common"]), (["b"], ["city"])]:
+        asked = msgspec.structs.replace(EMPLOYER, filters=QueryFilters(tags=tags))
+        assert found_by_name(index, asked) == expected
+    # What does not pass leads nowhere either, and is lifted by nothing.
+    asked = msgspec.structs.replace(EMPLOYER, filters=QueryFilters(tags=["b"]))
+    assert index.search(KEY, asked)[0].scoring["links"] == 0
+
+
+def test_names_lead_nowhere_outside_of_the_scope() -> None:
+    other = msgspec.structs.replace(SCOPE, end_user="ben")
+    elsewhere = memory("city", "The head office of Globex moved to Graz", scope=other)
+    index = loaded(WORKS, COMMON, *CHATTER)
+    index.begin_load(scope_key(other))
+    index.finish_load(scope_key(other), [elsewhere])
+    hits = index.search(KEY, msgspec.structs.replace(EMPLOYER, k=50))
+    assert elsewhere.key not in {hit.key for hit in hits}
+    assert all(hit.scoring["links"] == 0 for hit in hits)
+    (hit,) = index.search(scope_key(other), EMPLOYER)
+    assert hit.scoring["links"] == 0
+
+
+def test_links_follow_what_changes() -> None:
+    index = loaded(WORKS, COMMON, *CHATTER)
+    index.apply([Change(None, CITY)])  # comes later
+    assert found_by_name(index)[1] == "city"
+    forgotten = changed(CITY, deleted=True)
+    index.apply([Change(CITY, forgotten)])
+    assert "city" not in found_by_name(index)
+    back = changed(CITY, deleted=False, at_ms=NOW_MS + 5)
+    index.apply([Change(forgotten, back)])
+    assert found_by_name(index)[1] == "city"
+    gone = changed(WORKS, expires_at_ms=NOW_MS + 1)
+    index.apply([Change(WORKS, gone)])
+    assert "city" not in found_by_name(index)  # nobody names it any more
+
+
+def test_links_are_there_again_after_an_eviction() -> None:
+    index = loaded(WORKS, CITY, COMMON, *CHATTER, bytes_max=1)
+    other = scope_key(msgspec.structs.replace(SCOPE, end_user="ben"))
+    index.begin_load(other)
+    index.finish_load(other, [TEA])
+    assert not index.is_loaded(KEY)
+    index.begin_load(KEY)
+    for record in (CITY, WORKS):  # one page after the other
+        index.extend_load(KEY, [record])
+    index.finish_load(KEY, [COMMON, *CHATTER])
+    assert found_by_name(index)[:2] == ["works", "city"]
+
+
+def test_another_origin_leads_elsewhere() -> None:
+    index = loaded(WORKS, CITY, COMMON, *CHATTER)
+    earlier = memory("works", "Anna has worked at Initech since spring", at_ms=NOW_MS - MINUTE)
+    index.apply([Change(WORKS, earlier)])
+    assert "city" not in found_by_name(index)
+    index.apply([Change(earlier, WORKS)])
+    assert found_by_name(index)[:2] == ["works", "city"]
+
+
+def test_links_that_fail_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = loaded(WORKS, CITY, COMMON, *CHATTER)
+    monkeypatch.setattr(links, "leading", None)
+    lacking: set[str] = set()
+    hits = index.search(KEY, EMPLOYER, lacking)
+    assert hits[0].key == WORKS.key
+    assert lacking == {"expansion"}
 
 
 def test_relations_that_fail_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -620,7 +753,7 @@ def test_counts_leave_a_row_as_it_is() -> None:
     assert names(index.search(KEY, asked), BOILER) == ["boiler"]
 
 
-WORDS = ["ant", "bee", "cat", "dog"]
+WORDS = ["ant", "bee", "Cat", "Dog"]  # the latter two are names, where no sentence begins
 STEP = st.tuples(
     st.sampled_from("abcdef"),  # which memory
     st.sampled_from(["put", "forget", "tags", "vector", "relate", "count"]),

@@ -223,6 +223,27 @@ def test_relations_lead_to_memories_that_neither_words_nor_vectors_find() -> Non
     assert led.scoring["graph"] > 0
 
 
+def test_names_lead_to_memories_that_neither_words_nor_vectors_find() -> None:
+    random = np.random.default_rng(8)
+    meant = _of(700, random)
+    said = "Somebody said that Zanzibar and Pemba and Unguja are nice"
+    hit = memory("hit", said, counter=ROWS, vector=packed(meant))
+    far = [
+        memory(f"far{n}", f"By boat to {names} {LONG}", counter=ROWS + 1 + n)
+        for n, names in enumerate([*6 * ["Unguja, Pemba and Zanzibar"], "Madagascar"])
+    ]
+    asked = question(3, text="Who said that it is nice?", vectors={"m": meant}, k=50)
+    for is_built in (False, True):
+        index = loaded(is_built=is_built, rows=(*records(), hit, *far))
+        found = {one.key: one.scoring["links"] for one in index.search(KEY, asked)}
+        assert all(found.get(one.key, 0) > 0.1 for one in far[:-1])
+        assert far[-1].key not in found
+        lacking: set[str] = set()
+        untold = msgspec.structs.replace(asked, traversal_depth=0)
+        assert not {one.key for one in far} & keys(index.search(KEY, untold, lacking))
+        assert lacking == {"expansion"}
+
+
 def test_after_rows_were_renumbered_it_is_exact_until_it_is_built_again() -> None:
     index = loaded(is_built=True)
     for record in records()[: ROWS // 2 + 100]:

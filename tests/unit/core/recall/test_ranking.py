@@ -116,6 +116,86 @@ def test_relevance_is_that_of_the_slow_model(
     assert ranking.relevance_of(evidence).relevance == pytest.approx(expected, abs=2e-3)
 
 
+def evidence_of(candidates: list[bool], is_assistant: list[bool] | None = None) -> ranking.Evidence:
+    """Of rows that nothing else is known of."""
+    count = len(candidates)
+    zeros, none = np.zeros(count, np.float32), np.full(count, -1, np.int32)
+    return ranking.Evidence(
+        bm25=np.ones(count, np.float32), near=zeros, information=0.0, cosine=zeros,
+        session_bm25=None, previous=none, following=none, lift=zeros, asking=None,
+        visible=np.ones(count, np.bool_),
+        candidates=np.array(candidates, np.bool_), is_all=all(candidates),
+        is_assistant=None if is_assistant is None else np.array(is_assistant, np.bool_),
+    )  # fmt: skip
+
+
+def relevant(values: list[float]) -> ranking.Relevance:
+    """As if it had come out so."""
+    none = np.zeros(len(values), np.float32)
+    return ranking.Relevance(np.array(values, np.float32), none, none, none, span=4.0)
+
+
+EIGHTH = st.integers(0, 8).map(lambda n: n / 8)
+
+
+@given(values=st.lists(EIGHTH, min_size=1, max_size=16), most=st.integers(1, 4))
+def test_seeds_are_the_best_that_are_not_far_below_the_first(
+    values: list[float], most: int
+) -> None:
+    evidence, found = evidence_of([True] * len(values)), relevant(values)
+    seeds = ranking.seeds_of(evidence, found, least=0.5, most=most).tolist()
+    near = [row for row, value in enumerate(values) if value >= 0.5]
+    ranked = sorted((values[row] for row in near), reverse=True)
+    tenth = ranked[most - 1] if len(near) > most else 0.0
+    reaching = [row for row in near if values[row] >= tenth]
+    above = [row for row in near if values[row] > tenth]
+    assert seeds == (reaching if len(reaching) <= max(2 * most, 1) else above)
+
+
+def test_where_nothing_tells_candidates_apart_there_are_no_seeds() -> None:
+    same = msgspec.structs.replace(relevant([1.0, 1.0]), span=0.0)
+    assert not len(ranking.seeds_of(evidence_of([True, True]), same, least=0.5, most=4))
+
+
+def test_what_holds_no_word_of_the_question_is_no_seed() -> None:
+    evidence = msgspec.structs.replace(
+        evidence_of([True] * 3), bm25=np.array([0.0, 2.0, 0.0], np.float32)
+    )
+    seeds = ranking.seeds_of(evidence, relevant([1.0, 0.9, 0.8]), least=0.5, most=4)
+    assert seeds.tolist() == [1]
+
+
+def test_what_an_assistant_said_may_be_a_seed_beside_its_like() -> None:
+    evidence = evidence_of([True] * 3, [True] * 3)
+    seeds = ranking.seeds_of(evidence, relevant([0.6, 0.4, 0.2]), least=0.5, most=4)
+    assert seeds.tolist() == [0, 1]
+
+
+@given(
+    rows=st.lists(
+        st.tuples(EIGHTH, st.booleans(), st.booleans(), st.integers(0, 16)), min_size=1, max_size=9
+    )
+)
+def test_links_close_a_part_of_the_way_and_no_more(
+    rows: list[tuple[float, bool, bool, int]],
+) -> None:
+    candidates = [is_candidate for _, is_candidate, _, _ in rows]
+    assistant = [is_assistant for _, _, is_assistant, _ in rows]
+    most = [ranking.ASSISTANT_SHARE if own else 1.0 for own in assistant]
+    before = [
+        value * high if is_candidate else 0.0
+        for (value, is_candidate, _, _), high in zip(rows, most, strict=True)
+    ]
+    links = [own / 8 for _, _, _, own in rows]
+    after = ranking.with_links(
+        evidence_of(candidates, assistant), relevant(before), np.array(links, np.float64)
+    )
+    for row, was in enumerate(before):
+        gained = min(links[row] * most[row], 0.7 * (most[row] - was)) if candidates[row] else 0.0
+        assert after.relevance[row] == pytest.approx(was + gained, abs=1e-6)
+        assert after.links[row] == pytest.approx(gained, abs=1e-6)
+
+
 def test_what_bears_on_a_row_is_what_it_says_and_what_was_asked_before_it() -> None:
     content, asks = np.array([1.0, 0.5, 0.0], np.float32), np.array([0.5, 0, 0], np.float32)
     lift = ranking.bearing(content, asks, np.array([-1, 0, 1], np.int32))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from memsync.core.recall.lexical import terms_of
-from memsync.core.recall.traits import NO_SPEAKER, Traits, traits_of
+from memsync.core.recall.traits import NO_SPEAKER, Traits, names_of, traits_of
 
 
 def traits(text: str) -> Traits:
@@ -90,3 +90,29 @@ def test_any_text_has_traits(text: str) -> None:
     found = traits(text)
     assert 0 <= found.asks <= 1
     assert 0 <= found.content <= 1
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("Ada works at Globex in Graz.", {"globex", "graz"}),
+        (
+            "They met Anna Maria, Ben and (as ever) Mr Quist",
+            {"anna", "maria", "ben", "mr", "quist"},
+        ),
+        ("Ada: Hello Ben! We went to the Zoo. It rained", {"ben", "zoo"}),
+        ("Was it in Łódź or in Москва, or Αθήνα?", {"łódź", "москва", "αθήνα"}),
+        ("i said that I'm here and I left", set()),
+        ("Green tea. Tea! Tea", set()),
+        (" Tea", set()),
+        ("", set()),
+        ("東京 大阪", set()),
+    ],
+)
+def test_names_are_what_is_written_large_within_a_sentence(text: str, names: set[str]) -> None:
+    assert set(names_of(text)) == names
+
+
+@given(st.text())
+def test_the_names_of_any_text_are_terms(text: str) -> None:
+    assert all(name and name == name.lower() for name in names_of(text) if name.isascii())

@@ -1,0 +1,1 @@
+"""How words lie in memory, by term and by row, and what they lead to. Pure."""
