@@ -18,6 +18,7 @@ from tests.docs import config_table, notices
 
 TOP = Path(__file__).parents[2]
 README = TOP / "README.md"
+DECISIONS = TOP / "memsync" / "decisions"
 DOCUMENTS = [
     README,
     TOP / "memsync" / "ARCHITECTURE.md",
@@ -111,7 +112,7 @@ def test_the_options_of_dev_and_of_the_evaluation_exist() -> None:
 
 def test_the_quality_is_that_of_the_decision() -> None:
     text = README.read_text(encoding="utf-8")
-    decided = (TOP / "memsync" / "decisions" / "0024-what-answers-a-question.md").read_text("utf-8")
+    decided = (DECISIONS / "0030-what-answers-have-in-common.md").read_text("utf-8")
     row = re.search(r"^\| static model \| (\S+) .*\| (\S+) \|$", decided, re.MULTILINE)
     assert row is not None
     assert f"recall@10 {row[1]} " in text
