@@ -6,6 +6,7 @@ limits by key, scope, quota, audit) is the backend's, which answers callers over
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -67,6 +68,11 @@ class ErrorMapping:
                 raise  # the answer is on its way already: the server ends the connection
             answer = error_to_answer(error, exchange_of(scope).request_id)
             await send_answer(scope, send, answer, closes=isinstance(error, errors.PayloadTooLarge))
+        except asyncio.CancelledError:  # the process ends, and does not wait for its requests
+            if scope["type"] == "http" and not exchange_of(scope).status:
+                ending = error_to_answer(_ending(exchange_of(scope)), exchange_of(scope).request_id)
+                await send_answer(scope, send, ending, closes=True)
+            raise
         except Exception:  # the top of a request: whatever it was, its caller gets an answer
             if scope["type"] != "http" or exchange_of(scope).status:
                 raise
@@ -85,6 +91,16 @@ def _fault(exchange: Exchange) -> errors.MemsyncError:
             retry_after_s=1.0,
         )
     return errors.Internal("a fault inside memsync; the log has the details")
+
+
+def _ending(exchange: Exchange) -> errors.MemsyncError:
+    """What it means to the caller that the process ends before there is an answer."""
+    if exchange.is_write:
+        return errors.OutcomeUnknown(
+            "this process is ending; repeat it with the same Idempotency-Key or client_ref",
+            retry_after_s=1.0,
+        )
+    return errors.Unavailable("this process is ending; ask again", retry_after_s=1.0)
 
 
 class AccessLog:

@@ -18,6 +18,7 @@ from tests.conditions import wait_until
 from tests.system.local_bus import free_ports
 
 READY_S = 60.0
+OUR_FAULTS = ("process.failed", "request.failed", "Exception in ASGI application")
 UP = ("memsync.local.up",)
 TOP = Path(__file__).resolve().parents[2]
 
@@ -89,7 +90,8 @@ class Cluster(msgspec.Struct, frozen=True):
 @contextmanager
 def running_cluster(home: Path, *, up: Sequence[str] = UP, embedder: str = "") -> Iterator[Cluster]:
     """Start a cluster with `memsync.local.up`, or with another module and its arguments; end it,
-    and see that it ended well. `embedder` is that of its peers, "" the default."""
+    and see that it ended well, and that whatever was done to it, no process failed by a fault of
+    ours. `embedder` is that of its peers, "" the default."""
     offset = free_ports().offset
     environment = {
         **{k: v for k, v in os.environ.items() if not k.startswith("MEMSYNC_")},
@@ -120,6 +122,17 @@ def running_cluster(home: Path, *, up: Sequence[str] = UP, embedder: str = "") -
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     assert process.returncode == 0, output.read_text()
+    assert (faults := our_faults(home)) == "", faults
+
+
+def our_faults(home: Path) -> str:
+    """The lines of the logs that tell of a fault inside memsync, as they can be read."""
+    return "\n".join(
+        line.replace("\\n", "\n")
+        for log in sorted((home / "logs").glob("*.log*"))
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
+        if any(fault in line for fault in OUR_FAULTS)
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -21,6 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.aio.transport import TcpTransport
 from nats.protocol.parser import CRLF_SIZE, Parser
 
 from memsync.tasks import is_going_on
@@ -29,6 +30,7 @@ from memsync.telemetry import logger
 Taker = Callable[[Msg], None]
 _VERSION = b"NATS/1.0\r\n"
 _END = b"\r\n\r\n"
+_OVER_TCP = ("nats", "tls")
 _BLANKS = " \t\r\n\x0b\x0c"
 _NAMES_KEPT = 1_024  # of headers; callers may send any
 _NAME_CHARS = frozenset(
@@ -37,11 +39,12 @@ _NAME_CHARS = frozenset(
 
 
 class BusClient(Client):
-    """nats-py's client, with four holes closed (it is pinned for this). Headers that cannot be
+    """nats-py's client, with five holes closed (it is pinned for this). Headers that cannot be
     read ended its read loop, so that one odd message of any caller took the connection down. Its
     endless search for a server could lose the request to end (see `memsync.tasks`). A handshake
-    that failed left its socket open until it was collected. And what was published while a socket
-    closed was sent after the next connect, however late that was."""
+    that failed left its socket open until it was collected. What was published while a socket
+    closed was sent after the next connect, however late that was. And a socket that closes: see
+    `_Socket`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,6 +60,8 @@ class BusClient(Client):
         # may have heard newer watermarks, and who waits for an answer to the rest has asked again
         # or given up. (nats-py subscribes again by itself.)
         self._pending, self._pending_data_size = [], 0
+        if self._transport is None and s.uri.scheme in _OVER_TCP:
+            self._transport = _Socket()  # type: ignore[no-untyped-call]
         await super()._connect_to_server(s)
 
     async def _process_connect_init(self) -> None:
@@ -185,11 +190,31 @@ class BusClient(Client):
         self._will_write = False
         if not self.is_connected or self._transport is None or not self._pending:
             return
-        writer = getattr(self._transport, "_io_writer", None)
-        if writer is not None and writer.transport.is_closing():
-            return  # the end of the connection is on its way to the read loop
         pending, self._pending, self._pending_data_size = self._pending, [], 0
         self._transport.write(b"".join(pending))
+
+
+class _Socket(TcpTransport):
+    """nats-py's own, but what is written once it closes is lost, as with the loop of asyncio; the
+    read loop hears of the end soon. uvloop raises `RuntimeError` there, which nats-py lets pass:
+    it ended whoever was writing, even a reconnect for good, or the peer's process by its
+    watchdog."""
+
+    def __bool__(self) -> bool:
+        return True  # else nats-py makes another in its place before it connects
+
+    def write(self, payload: bytes) -> None:
+        """Send, or lose."""
+        if not self._is_closing():
+            super().write(payload)  # type: ignore[no-untyped-call]
+
+    def writelines(self, payload: Iterable[bytes]) -> None:
+        """Send, or lose."""
+        if not self._is_closing():
+            super().writelines(payload)  # type: ignore[no-untyped-call]
+
+    def _is_closing(self) -> bool:
+        return self._io_writer is None or self._io_writer.transport.is_closing()
 
 
 class _MessageParser(Parser):

@@ -7,12 +7,13 @@ import itertools
 
 import nats.errors
 import pytest
+import uvloop
 from hypothesis import example, given
 from hypothesis import strategies as some
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from memsync.adapters.jetstream import bus_client
+from memsync.adapters.jetstream import bus_client, connection
 from memsync.adapters.jetstream.bus_client import BusClient
 
 HEADERS = b"NATS/1.0\r\nX-API-Key: k\r\nX-End-User-ID:  J\xc3\xb6rg \r\n\r\n"
@@ -254,3 +255,30 @@ async def test_what_is_published_while_a_socket_closes_is_not_sent_over_the_next
     finally:
         await client.close()
         await server.stop()
+
+
+def test_a_socket_that_is_closed_already_ends_nobody_who_writes() -> None:
+    """uvloop raises what nats-py does not expect; the watchdog ended its peer by it."""
+
+    async def scenario() -> None:
+        server, client = Server(), BusClient()
+        url = await server.start()
+        await client.connect(servers=[url], pending_size=0, reconnect_time_wait=0)
+        assert client._reading_task is not None
+        assert client._transport is not None
+        client._reading_task.cancel()  # nobody notices that the socket closes
+        writer = client._transport._io_writer  # type: ignore[attr-defined]
+        writer.transport.abort()
+        await writer.wait_closed()
+        with pytest.raises(RuntimeError):  # what this is about
+            writer.write(b"PING\r\n")
+        await client.publish("mark", b"lost")
+        with pytest.raises(nats.errors.TimeoutError):
+            await client.rtt(timeout=0.05)  # type: ignore[arg-type]
+        client._transport.writelines([b"lost"])
+        async with asyncio.timeout(5):
+            await connection.close(client)
+            await server.stop()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
