@@ -33,9 +33,10 @@ from tests.chaos.cluster import (
     running,
     take_signals,
 )
-from tests.chaos.history import History, HistoryError, Note, Recorder
+from tests.chaos.history import Crashed, History, HistoryError, Note, Recorder
 from tests.chaos.network import CannotError, Machines, Network, Relayed
 from tests.chaos.run import Plan, run
+from tests.faults_of_ours import faults_of_ours
 
 PREFIX = "memsync-chaos-"
 EXIT_VIOLATION, EXIT_USAGE, EXIT_CANNOT, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -94,6 +95,9 @@ def _ran(plan: Plan, options: argparse.Namespace) -> History:
 
             with running(folder / "home", where, before_start=mount) as cluster:
                 run_interruptibly(run(plan, cluster, recorder, folder))
+                for process, lines in faults_of_ours(cluster.home.logs).items():
+                    for line in lines:
+                        recorder.add(Crashed(at=plan.seconds, process=process, line=line))
         except (NotStartedError, CannotError, ConfigurationError, MemsyncError) as error:
             recorder.add(Note(at=0.0, text=f"did not run: {error}", is_blocking=True))
         return recorder.history()

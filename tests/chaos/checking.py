@@ -7,6 +7,7 @@
     stale        an answer without a tag that lacks what was acknowledged before it was asked for
     divergent    after the healing, two peers do not have the same
     doubled      one write with two effects or two answers; two winners of one condition
+    crashed      a process, or a request of it, failed by a fault inside memsync
 
 What cannot be judged is counted in `unjudged`; what keeps the whole run from being judged is in
 `cannot`. Neither is a pass.
@@ -36,7 +37,8 @@ from tests.chaos.records import (
     of_operations,
 )
 
-KINDS = ("lost", "resurrected", "phantom", "partial", "stale", "divergent", "doubled")
+KINDS = ("lost", "resurrected", "phantom", "partial", "stale", "divergent", "doubled", "crashed")
+EACH_COUNTS = ("stale", "crashed")
 EXCUSES = frozenset({"replication", "search", "cache"})  # tags of an answer that may be old
 STORE = "store"  # in the names of faults that set a peer's store back
 ACKNOWLEDGED_MIN = 20
@@ -69,7 +71,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def judge(history: History, *, acknowledged_min: int = ACKNOWLEDGED_MIN) -> Verdict:
     """All checks over a history. One record at fault is told once for each kind, but for stale
-    answers, of which each counts."""
+    answers and crashes, of which each counts."""
     verdict = Verdict([], Counter(), Counter(), [])
     history = _without_unready(history, verdict)
     records = of_operations(
@@ -88,6 +90,7 @@ def judge(history: History, *, acknowledged_min: int = ACKNOWLEDGED_MIN) -> Verd
     found += _judge_answers(records, verdict)
     found += _judge_counters(history, records)
     found += _judge_peers(history, verdict)
+    found += [Anomaly("crashed", "", one.process, one.line) for one in history.crashes]
     _tell_once(found, verdict.anomalies)
     _count_unsettled(records, verdict, is_log_lost=attached.is_log_lost(history))
     verdict.cannot.extend(_why_not(history, records, acknowledged_min))
@@ -110,7 +113,7 @@ def _tell_once(found: list[Anomaly], into: list[Anomaly]) -> None:
     told: set[tuple[str, str, str]] = set()
     for one in found:
         key = (one.kind, one.user, one.ref)
-        if one.kind == "stale" or key not in told:
+        if one.kind in EACH_COUNTS or key not in told:
             told.add(key)
             into.append(one)
 

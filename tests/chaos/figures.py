@@ -30,7 +30,7 @@ CALM = "calm"
 ALONE, TOGETHER = ("kill ", "freeze "), "+"  # in the names of faults
 # What a rolling restart must not fail; `all` is refused while a member restarts, as it should be.
 UNINTERRUPTED = ("reads", "strong reads", "writes", "writes to the log", "conditional")
-SAFETY = ("lost", "resurrected", "partial", "stale", "doubled")
+SAFETY = ("lost", "resurrected", "partial", "stale", "doubled", "crashed")
 
 
 class Line(msgspec.Struct, frozen=True):

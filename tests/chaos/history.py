@@ -141,6 +141,13 @@ class Attached(_Event, frozen=True, kw_only=True, tag="attached"):
     problem: str = ""
 
 
+class Crashed(_Event, frozen=True, kw_only=True, tag="crashed"):
+    """A process, or a request of it, failed by a fault inside memsync, as its log says."""
+
+    process: str
+    line: str
+
+
 class Note(_Event, frozen=True, kw_only=True, tag="note"):
     """What else a reader must know, for instance that something could not be read at the end.
     `unready` are processes that did not come back: what they hold at the end proves nothing."""
@@ -150,7 +157,9 @@ class Note(_Event, frozen=True, kw_only=True, tag="note"):
     unready: list[str] = []
 
 
-Event: TypeAlias = Run | Invoke | Ok | Fail | Unknown | Fault | Elected | Digest | Attached | Note
+Event: TypeAlias = (
+    Run | Invoke | Ok | Fail | Unknown | Fault | Elected | Digest | Attached | Crashed | Note
+)
 End: TypeAlias = Ok | Fail | Unknown
 
 
@@ -195,6 +204,7 @@ class History(msgspec.Struct, frozen=True):
     attached: list[Attached] = []
     notes: list[Note] = []
     elections: list[Elected] = []
+    crashes: list[Crashed] = []
     run: Run | None = None
 
 
@@ -202,7 +212,7 @@ def of_events(events: Iterable[Event]) -> History:
     """Pair invocations with their ends; raises `HistoryError` where they do not fit."""
     invoked: dict[int, Invoke] = {}
     ended: dict[int, End] = {}
-    history = History([], [], [], [], [], [])
+    history = History([], [], [], [], [], [], [])
     run: Run | None = None
     for event in events:
         match event:
@@ -222,6 +232,8 @@ def of_events(events: Iterable[Event]) -> History:
                 history.digests.append(event)
             case Attached():
                 history.attached.append(event)
+            case Crashed():
+                history.crashes.append(event)
             case Note():
                 history.notes.append(event)
             case Elected():

@@ -7,7 +7,7 @@ import pytest
 from tests.chaos import history
 from tests.chaos.checking import Verdict
 from tests.chaos.forging import LATE, PEERS, Forge, clean, only
-from tests.chaos.history import Digest
+from tests.chaos.history import Crashed, Digest
 
 
 @pytest.fixture
@@ -402,6 +402,12 @@ def test_divergent_a_row_without_its_hash(forge: Forge) -> None:
     forge.end()
     forge.add(Digest(at=LATE, peer="peer-1", positions={"0.0": 5}, damaged=1))
     only(forge.judged(), "divergent", 1)
+
+
+def test_crashed(forge: Forge) -> None:
+    forge.end()
+    forge.add(Crashed(at=5, process="peer-2", line='{"event":"process.failed"}'))
+    only(forge.judged(), "crashed", 1)
 
 
 def test_doubled_two_records_of_one_ref(forge: Forge) -> None:

@@ -15,10 +15,10 @@ import msgspec
 import pytest
 
 from tests.conditions import wait_until
+from tests.faults_of_ours import faults_of_ours
 from tests.system.local_bus import free_ports
 
 READY_S = 60.0
-OUR_FAULTS = ("process.failed", "request.failed", "Exception in ASGI application")
 UP = ("memsync.local.up",)
 TOP = Path(__file__).resolve().parents[2]
 
@@ -122,16 +122,9 @@ def running_cluster(home: Path, *, up: Sequence[str] = UP, embedder: str = "") -
         process.send_signal(signal.SIGTERM)
         process.wait(30)
     assert process.returncode == 0, output.read_text()
-    assert (faults := our_faults(home)) == "", faults
-
-
-def our_faults(home: Path) -> str:
-    """The lines of the logs that tell of a fault inside memsync, as they can be read."""
-    return "\n".join(
-        line.replace("\\n", "\n")
-        for log in sorted((home / "logs").glob("*.log*"))
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()
-        if any(fault in line for fault in OUR_FAULTS)
+    faults = faults_of_ours(home / "logs")
+    assert not faults, "\n".join(
+        line.replace("\\n", "\n") for lines in faults.values() for line in lines
     )
 
 
