@@ -123,7 +123,7 @@ BUILT = (
         takes=requests.KeyCreateRequest,
         answers=(replies.ApiKeyInfo,),
         status=201,
-        summary="Make an API key; its secret is shown once.",
+        summary="Make an API key; its secret is shown in this answer only.",
     ),
     OperationRoute(
         method="GET",
@@ -256,7 +256,7 @@ READS = frozenset(
         "cluster.members",
     }
 )
-IDS_TAKEN = {"memory.add": 1, "memory.bulk_add": limits.BULK_ITEMS_MAX}
+IDS_TAKEN = {"memory.add": 1, "memory.bulk_add": limits.BULK_ITEMS_MAX, "keys.create": 1}
 
 # What the API has and memsync has not built: path -> methods. Each answers 501 NOT_IMPLEMENTED.
 _ANY = "DELETE GET PATCH POST PUT"

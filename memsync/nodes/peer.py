@@ -213,7 +213,8 @@ async def _node(
     following = _following(settings, engine, Following(results=results, shown=shown), chosen)
     recall = models.recall_with(recalling, store, index, ports.clock, following=following)
     engine.health.more["models"] = lambda: recalling.said(engine.members.others())
-    service = Service(parts_of(engine, recall, blocks), engine.health)
+    secret = connection.cell_secret(settings.nats)
+    service = Service(parts_of(engine, recall, blocks, cell_secret=secret), engine.health)
     responder = Responder(client, cell, settings.name, service)
     return Node(
         store=store, engine=engine, recalling=recalling, recall=recall, service=service,

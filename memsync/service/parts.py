@@ -96,9 +96,11 @@ class Parts(msgspec.Struct, frozen=True, kw_only=True):
     recall: Recaller
     ids: IdSource
     sharing: Sharing
+    cell_secret: str
+    """What only processes of the cell know; "" where it has no accounts on the bus."""
 
 
-def parts_of(engine: Engine, recall: Recaller, ids: IdSource) -> Parts:
+def parts_of(engine: Engine, recall: Recaller, ids: IdSource, *, cell_secret: str) -> Parts:
     """The parts of a peer's engine, with what stands beside it."""
     return Parts(
         clock=engine.ports.clock,
@@ -114,6 +116,7 @@ def parts_of(engine: Engine, recall: Recaller, ids: IdSource) -> Parts:
         recall=recall,
         ids=ids,
         sharing=Sharing(engine.ports.clock),
+        cell_secret=cell_secret,
     )
 
 

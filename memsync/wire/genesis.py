@@ -6,6 +6,7 @@ that is written later wins over it.
 
 from __future__ import annotations
 
+import hmac
 import secrets
 from hashlib import blake2b
 from pathlib import Path
@@ -19,6 +20,7 @@ from memsync.errors import ConfigurationError
 
 SCHEMA = 1
 KEY_PREFIXES = {"production": "ms_live_", "staging": "ms_test_", "development": "ms_dev_"}
+KEY_BYTES = 24  # of what is secret in a key
 KEY_PREFIX_CHARS = 12  # how much of a key is kept readable, for lists
 
 
@@ -57,7 +59,15 @@ class Genesis(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def new_api_key(environment: str) -> str:
     """A new API key: a prefix that tells the environment, and 192 random bits."""
-    return KEY_PREFIXES[environment] + secrets.token_hex(24)
+    return KEY_PREFIXES[environment] + secrets.token_hex(KEY_BYTES)
+
+
+def derived_api_key(environment: str, *, of: tuple[str, str], known_by: bytes) -> str:
+    """An API key that only who has both secrets of `of` can name: the same for what is known by the
+    same. HMAC-SHA256 (RFC 2104) by the one as the key, then by what that gives; 192 bits of it."""
+    first, second = of
+    between = hmac.digest(first.encode(), b"api key\0" + second.encode(), "sha256")
+    return KEY_PREFIXES[environment] + hmac.digest(between, known_by, "sha256")[:KEY_BYTES].hex()
 
 
 def found(

@@ -210,7 +210,7 @@ class Graph(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ApiKeyInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """An API key as lists show it; the secret is shown once, by create, as `key`."""
+    """An API key as lists show it; the secret, `key`, is told by create only."""
 
     id: int
     name: str

@@ -98,10 +98,11 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class KeyRow(msgspec.Struct, frozen=True):
-    """An API key in a store at the end."""
+    """An API key in a store at the end; `record` is the key of its record."""
 
     name: str
     is_revoked: bool
+    record: bytes = b""
 
 
 class History(msgspec.Struct):

@@ -296,6 +296,8 @@ def _told(effect: Effect, event: Event) -> object:
         return event.answer
     if effect.kind == "relate":
         return event.answer["id"]
+    if effect.kind == "key":
+        return event.answer["key"]
     if effect.kind == "feedback":
         return event.answer["summary"]["total_signals"]
     return None

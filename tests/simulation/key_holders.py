@@ -33,7 +33,7 @@ class KeyHolders:
         body = {"name": name, "rate_limit_tier": "unlimited"}
         effect = await asking.effect("key", asking.user(), "keys.create", body, [name])
         made = await asking.write(client, effect)
-        if made.outcome == OK and made.answer.get("key"):  # a repeat is answered without it
+        if made.outcome == OK:
             self._live.append((made.answer["id"], made.answer["key"]))
             await self._use(client, self._live[-1], last=made.member)
 

@@ -1,9 +1,8 @@
 """What a history breaks of the promises about API keys: as (kind, what).
 
 A key that was taken back is refused by every answer that is fresh; one that was made is known by
-every answer that is fresh. At the end every member has each key, as it was left. Two attempts of
-one creation that did not know of each other make two keys, as `memsync/service/admin/keys.py` says:
-each that was answered is there and works, and a repeat may name the other one.
+every answer that is fresh. At the end every member has each key, as it was left, and one for each
+creation, however many attempts were made; it goes by each id that was answered.
 """
 
 from __future__ import annotations
@@ -19,18 +18,24 @@ Wrong = Iterator[tuple[str, str]]
 
 
 class Keys:
-    """The keys of a history by their ids."""
+    """The keys of a history by their ids. One creation may have been told with several."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts
+        self._first: dict[int, int] = {}  # of a key's ids, the one that it goes by here
         self.told: dict[int, list[Event]] = defaultdict(list)  # the answers that name each
         self.ends: dict[int, list[Fact]] = defaultdict(list)  # those who took it back
         for fact in facts.by_kind["key"]:
             for event in fact.events:
                 if event.outcome == OK:
                     self.told[event.answer["id"]].append(event)
+            told = sorted({e.answer["id"] for e in fact.events if e.outcome == OK})
+            self._first |= dict.fromkeys(told, told[0] if told else 0)
         for fact in facts.by_kind["revoke"]:
-            self.ends[fact.effect.targets[0]].append(fact)
+            self.ends[self._known_by(fact.effect.targets[0])].append(fact)
+
+    def _known_by(self, identifier: int) -> int:
+        return self._first.get(identifier, identifier)
 
     def made_s(self, identifier: int) -> float:
         """When somebody was first told of it, by an answer that waited for more than the log."""
@@ -39,7 +44,7 @@ class Keys:
 
     def maybe_ended_s(self, identifier: int) -> float:
         """From when on it may be refused."""
-        possible = [fact for fact in self.ends[identifier] if not fact.is_failed]
+        possible = [f for f in self.ends[self._known_by(identifier)] if not f.is_failed]
         return min((fact.invoked_s for fact in possible), default=NEVER)
 
     def wrong_in_a_use(self, event: Event, said: str) -> Wrong:
@@ -47,7 +52,7 @@ class Keys:
         identifier = event.key_id
         if identifier is None:
             return
-        over = [f for f in self.ends[identifier] if f.covered_s < event.invoked_s]
+        over = [f for f in self.ends[self._known_by(identifier)] if f.covered_s < event.invoked_s]
         if event.is_fresh_read and over:
             yield "stale", f"{said}: key {identifier} is accepted, and was revoked"
         if event.status == REVOKED_KEY and self.maybe_ended_s(identifier) > event.ended_s:
@@ -69,6 +74,12 @@ class Keys:
 
     def wrong_at_the_end(self, member: str, rows: Mapping[int, KeyRow]) -> Wrong:
         """Of a member's store."""
+        records: dict[str, set[bytes]] = defaultdict(set)
+        for row in rows.values():
+            records[row.name].add(row.record)
+        for name, found in records.items():
+            if len(found) > 1:
+                yield "doubled", f"{member} at the end: {len(found)} keys {name}"
         for identifier, row in rows.items():
             fact = self._facts.writer(row.name)
             if fact is None or fact.is_failed:
@@ -79,7 +90,7 @@ class Keys:
                 yield "lost", said
                 continue
             is_revoked = rows[identifier].is_revoked
-            if not is_revoked and any(fact.is_ok for fact in self.ends[identifier]):
+            if not is_revoked and any(f.is_ok for f in self.ends[self._known_by(identifier)]):
                 yield "resurrected", f"{said} was revoked"
             if is_revoked and self.maybe_ended_s(identifier) == NEVER:
                 yield "phantom", f"{said}: nobody revoked it"

@@ -227,12 +227,13 @@ def _attached(record: Record) -> Iterator[str]:
 
 
 def _keys_in(store: MemoryStore) -> Iterator[tuple[int, KeyRow]]:
-    """The API keys that callers made."""
+    """The API keys that callers made, by each of their ids."""
     for record in store._records.values():
         if record.kind == "api_key" and isinstance(record.origin, ApiKeyOrigin):
-            row = KeyRow(record.origin.name, bool(value_of(record, "revoked", False)))
+            is_revoked = bool(value_of(record, "revoked", False))
+            row = KeyRow(record.origin.name, is_revoked, record.key)
             if row.name.startswith("k"):
-                yield min(record.ids), row
+                yield from ((identifier, row) for identifier in record.ids)
 
 
 async def _end(world: World) -> None:

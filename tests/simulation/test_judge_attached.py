@@ -416,12 +416,20 @@ def test_a_key_that_is_revoked_at_the_end_though_nobody_did_it_is_a_phantom() ->
     assert forged.kinds() == {"phantom"}
 
 
-def test_a_repeat_may_name_the_key_of_another_attempt_and_that_is_there_too() -> None:
+def test_a_repeat_may_name_another_id_of_the_one_key() -> None:
     forged = Forged()
     one = forged.key("k1x")
     other = one + 1
-    forged.event(forged.history.effects[0], {"id": other, "key": None}, status=201)
+    forged.event(forged.history.effects[0], {"id": other, "key": "secret"}, status=201)
     forged.end_of_keys({identifier: KeyRow("k1x", is_revoked=False) for identifier in (one, other)})
     assert forged.kinds() == set()
     forged.end_of_keys({one: KeyRow("k1x", is_revoked=False)})
     assert forged.kinds() == {"lost"}
+
+
+def test_two_keys_of_one_creation_are_doubled() -> None:
+    forged = Forged()
+    one = forged.key("k1x")
+    second = KeyRow("k1x", is_revoked=False, record=b"second")
+    forged.end_of_keys({one: KeyRow("k1x", is_revoked=False), one + 1: second})
+    assert forged.kinds() == {"doubled"}

@@ -1,16 +1,19 @@
 """keys.create, keys.list and keys.revoke; what a new key belongs to is made where need be.
 
 Keys, projects and organisations are replicated records like memories. Of a key only the hash of its
-secret is stored; the secret is shown in the first answer to its creation and nowhere else.
+secret is stored; the secret is shown in the answer to its creation, and to a repeat of it.
 
-A key's record is named by its scope and by the hash of its secret. So two attempts of one creation
-that did not know of each other make two keys, each with an id of its own: whichever secret was
-answered works, and the other stands in the list, a key that nobody can use.
+A key's record is named by its scope and by the hash of its secret, and the secret follows from what
+every attempt of one creation has: the caller's own API key, a secret of the cell (neither is kept
+with the other anywhere) and the operation key. So attempts that do not know of each other make one
+key, whose ids all stand for it, and whoever repeats a creation is told the secret again.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Iterator
 
 import msgspec
 
@@ -61,7 +64,8 @@ class Place(msgspec.Struct, frozen=True):
 
 
 async def create(parts: Parts, call: Call, body: bytes) -> Answer:
-    """POST /org/api-keys. A repeat is answered without the secret, which nobody has any more."""
+    """POST /org/api-keys. A repeat is told the secret, too, if the first attempt was of the same
+    caller, and was made with the same secret of the cell."""
     request = answers.decode(body, KeyCreateRequest)
     intent = writes.intent_of(call, _keys_scope(call), request)
 
@@ -71,8 +75,7 @@ async def create(parts: Parts, call: Call, body: bytes) -> Answer:
             await freshness.be_fresh(parts, call)
             if (stored := await writes.met(parts, call, intent)) is not None:
                 return stored
-        place = _place(parts.directory, call, request)
-        return await _write_key(parts, call, intent, request, place)
+        return await _write_key(parts, call, intent, request)
 
     async def replay(outcome: list[ItemOutcome]) -> Answer:
         [identifier] = outcome[0].ids
@@ -80,7 +83,9 @@ async def create(parts: Parts, call: Call, body: bytes) -> Answer:
         record = (await parts.store.records_by_id([identifier])).get(identifier)
         if record is None:
             raise errors.OutcomeUnknown("the key was made, and is not here yet; ask again")
-        return answers.answer(_info(parts.directory, record, call.now_ms), 201)
+        info = _info(parts.directory, record, call.now_ms)
+        secret = _secret_of(parts, call, intent, record)
+        return answers.answer(msgspec.structs.replace(info, key=secret), 201)
 
     return await writes.once(parts, call, intent, replay=replay, execute=execute)
 
@@ -134,11 +139,16 @@ def _project(directory: Directory, organisation: int, named: str | None) -> tupl
 
 
 async def _write_key(
-    parts: Parts, call: Call, intent: Intent, request: KeyCreateRequest, place: Place
-) -> Answer:
-    [identifier] = await writes.new_ids(parts, 1)
-    secret = genesis.new_api_key(request.environment)
+    parts: Parts, call: Call, intent: Intent, request: KeyCreateRequest
+) -> Answer | StoredOperation:
+    place = _place(parts.directory, call, request)
+    [identifier] = await writes.take_ids(parts, call, [0], 1)
     scope = Scope(place.organisation, place.project, request.environment, "")
+    for secret in _secrets(parts, call, intent, scope):
+        if parts.directory.key_by_hash(ids.secret_hash(secret)) is None:
+            break
+        if (stored := await writes.met(parts, call, intent)) is not None:
+            return stored
     stamp = parts.appender.stamp()
     origin = _origin(request, place, secret, stamp)
     key = key_record(origin.hash, scope)
@@ -151,6 +161,31 @@ async def _write_key(
     info = _info(parts.directory, record, call.now_ms)
     info = msgspec.structs.replace(info, organisation=place.organisation_slug, key=secret)
     return answers.answer(info, 201)
+
+
+def _secrets(parts: Parts, call: Call, intent: Intent, scope: Scope) -> Iterator[str]:
+    """What this creation may make, one after the other: each is taken only where those before are
+    of creations that nobody remembers, by an operation key that a caller uses once more."""
+    own = call.context.api_key
+    if not parts.cell_secret or own is None:
+        yield genesis.new_api_key(scope.environment)
+        return
+    known_by = (scope.organisation, scope.project, call.context.operation_key, intent.request_hash)
+    for turn in itertools.count():
+        yield genesis.derived_api_key(
+            scope.environment, of=(parts.cell_secret, own), known_by=codec.pack((*known_by, turn))
+        )
+
+
+def _secret_of(parts: Parts, call: Call, intent: Intent, record: Record) -> str | None:
+    """The secret of a key that this creation made; None where it follows from something else."""
+    for secret in _secrets(parts, call, intent, record.scope):
+        digest = ids.secret_hash(secret)
+        if digest == _origin_of(record).hash:
+            return secret
+        if parts.directory.key_by_hash(digest) is None:
+            break
+    return None
 
 
 def _origin(request: KeyCreateRequest, place: Place, secret: str, stamp: Stamp) -> ApiKeyOrigin:

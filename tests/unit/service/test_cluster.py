@@ -68,6 +68,7 @@ def service_of(peer: CellPeer) -> Service:
         recall=WordRecall(peer.store, peer.clock),
         ids=numbers,
         sharing=Sharing(peer.clock),
+        cell_secret="",
     )
     return Service(parts, engine.health)
 

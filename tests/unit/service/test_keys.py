@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from memsync import ids
+from memsync import ids, limits
 from memsync.core.records import join_operation
 from memsync.engine.directory import Directory
 from memsync.errors import NoQuorum
@@ -164,24 +164,74 @@ async def test_expired_keys_are_listed_as_such(world: World) -> None:
     assert [item["status"] for item in listed.json["items"]] == ["expired", "active"]
 
 
-async def test_attempts_that_do_not_know_of_each_other_make_two_keys(world: World) -> None:
-    """Whichever secret was answered works, and each key has an id of its own to be revoked by."""
+@pytest.mark.parametrize(
+    "attempts",
+    [
+        ({"Memsync_Operation_Key": "~k", "Memsync_Ids": "700-700"},) * 2,
+        ({"Memsync_Operation_Key": "~k"},) * 2,
+        (  # through two gateways
+            {"Idempotency_Key": "k", "Memsync_Ids": "700-700"},
+            {"Idempotency_Key": "k", "Memsync_Ids": "701-701"},
+        ),
+    ],
+    ids=["ids fixed", "no ids", "a caller's key"],
+)
+async def test_attempts_that_do_not_know_of_each_other_make_one_key(
+    world: World, attempts: tuple[dict[str, str], dict[str, str]]
+) -> None:
+    """And every id that was answered is an id of it."""
     twin, body = await world.twin(), {"name": "app"}
-    attempt = {"Memsync_Operation_Key": "~k", "Memsync_Ids": "700-700"}
-    first = await world.call("keys.create", body, **attempt)
-    second = await twin.call("keys.create", body, **attempt)
+    first = await world.call("keys.create", body, **attempts[0])
+    second = await twin.call("keys.create", body, **attempts[1])
+    assert first.json["key"] == second.json["key"]
     await world.hear(twin)
     await twin.hear(world)
     for peer in (world, twin):
-        for reply in (first, second):
-            assert (await peer.call("memory.list", key=reply.json["key"])).status == 200
+        assert (await peer.call("memory.list", key=first.json["key"])).status == 200
         listed = (await peer.call("keys.list")).json["items"]
-        assert [item["name"] for item in listed].count("app") == 2
-        assert len({item["id"] for item in listed}) == 3
+        assert [item["name"] for item in listed].count("app") == 1
+        for attempt in attempts:
+            again = await peer.call("keys.create", body, **attempt)
+            assert again.json["key"] == first.json["key"]
     revoked = await world.call("keys.revoke", {"key_id": second.json["id"]})
     assert revoked.json["status"] == "revoked"
-    assert (await world.call("memory.list", key=second.json["key"])).code == "API_KEY_REVOKED"
-    assert (await world.call("memory.list", key=first.json["key"])).status == 200
+    assert revoked.json["id"] in (first.json["id"], second.json["id"])
+    assert (await world.call("memory.list", key=first.json["key"])).code == "API_KEY_REVOKED"
+
+
+async def test_without_a_secret_of_the_cell_a_key_follows_from_nothing(world: World) -> None:
+    world.cell_secret = ""
+    world.service = world.new_service()
+    twin, body = await world.twin(), {"name": "app"}
+    twin.cell_secret = ""
+    twin.service = twin.new_service()
+    first = await world.call("keys.create", body, Idempotency_Key="k")
+    second = await twin.call("keys.create", body, Idempotency_Key="k")
+    assert first.json["key"] != second.json["key"]
+    again = await world.call("keys.create", body, Idempotency_Key="k")
+    assert (again.json["id"], again.json["key"]) == (first.json["id"], None)
+
+
+async def test_a_secret_is_told_again_only_to_who_made_the_key(world: World) -> None:
+    other = await world.new_key(scopes=["org:admin"])
+    first = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k")
+    again = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k")
+    foreign = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k", key=other)
+    assert again.json["key"] == first.json["key"]
+    assert (foreign.json["id"], foreign.json["key"]) == (first.json["id"], None)
+
+
+async def test_an_idempotency_key_that_is_used_anew_makes_another_key(world: World) -> None:
+    """Each time that the one before is forgotten; a repeat is told that of its own creation."""
+    body: dict[str, Any] = {"name": "app"}
+    made = []
+    for _ in range(3):
+        first = await world.call("keys.create", body, Idempotency_Key="k")
+        again = await world.call("keys.create", body, Idempotency_Key="k")
+        assert (again.json["id"], again.json["key"]) == (first.json["id"], first.json["key"])
+        made.append(first.json["key"])
+        world.clock.advance(limits.OPERATION_KEY_CALLERS_S + 1)
+    assert len(set(made)) == 3
 
 
 async def test_one_idempotency_key_of_a_pinned_and_another_key_is_two_records(
@@ -333,4 +383,5 @@ async def test_a_repeat_is_answered_before_the_directory_has_heard_of_the_key(
         deaf.setattr(world.directory, "apply", lambda changes: None)
         await world.hear(other)
     again = await world.call("keys.create", body, **key)
-    assert (again.status, again.json["id"], again.json["key"]) == (201, made.json["id"], None)
+    assert again.status == 201
+    assert (again.json["id"], again.json["key"]) == (made.json["id"], made.json["key"])

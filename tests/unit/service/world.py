@@ -139,6 +139,7 @@ class World:
             members, self.progress, self.clock, label="cell", incarnation=lambda: 9
         )
         self.recall = WordRecall(self.store, self.clock)
+        self.cell_secret = "secret of the cell"
         self.ids = Ids()
         self.genesis, self.key = genesis.found(
             cell="cell",
@@ -165,6 +166,7 @@ class World:
             recall=self.recall,
             ids=self.ids,
             sharing=Sharing(self.clock),
+            cell_secret=self.cell_secret,
         )
         return Service(parts, AllWell())
 
