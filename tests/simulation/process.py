@@ -125,7 +125,9 @@ class Process:
         self.engine = engine = self._assembled(await self.store.positions())
         await engine.load()
         recall = self._recalling.recall
-        self.service = Service(parts_of(engine, recall, self._ids, cell_secret="secret"), engine.health)
+        self.service = Service(
+            parts_of(engine, recall, self._ids, cell_secret="secret"), engine.health
+        )
         async with asyncio.TaskGroup() as tasks:
             lasting = [
                 tasks.create_task(engine.peer.run(), name="peer"),
