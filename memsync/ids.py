@@ -138,6 +138,6 @@ def project_id(organisation: int, slug: str) -> str:
 
 
 def secret_hash(secret: str) -> bytes:
-    """What is stored of an API key: 32 bytes. The key has 160 random bits, so one plain hash is
-    enough."""
+    """What is stored of an API key: 32 bytes. The key has 192 bits that nobody can guess, so one
+    plain hash is enough."""
     return blake2b(secret.encode(), digest_size=32, person=b"memsync-api-key").digest()

@@ -69,6 +69,7 @@ APPLY_FRAMES_MAX = 512
 APPLY_BYTES_MAX = 2 * 1024 * 1024  # the hot index takes a batch in one step: 0.1 s at the most
 BUCKETS = 1_024
 OPERATION_KEY_OURS_S = 600
+KEY_RETOLD_S = 600  # the secret of a new API key, to who repeats its creation
 OPERATION_KEY_CALLERS_S = 24 * 3600
 DUPLICATE_TEXT_S = 24 * 3600
 STORE_READERS = 2

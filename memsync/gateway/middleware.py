@@ -72,6 +72,7 @@ class ErrorMapping:
             if scope["type"] == "http" and not exchange_of(scope).status:
                 ending = error_to_answer(_ending(exchange_of(scope)), exchange_of(scope).request_id)
                 await send_answer(scope, send, ending, closes=True)
+                return  # which ends this task, as it was asked to
             raise
         except Exception:  # the top of a request: whatever it was, its caller gets an answer
             if scope["type"] != "http" or exchange_of(scope).status:
@@ -122,6 +123,9 @@ class AccessLog:
             status = exchange.status
         except errors.MemsyncError as error:
             status = error.http_status
+            raise
+        except asyncio.CancelledError:
+            status = errors.Unavailable.http_status
             raise
         finally:
             self._record(scope["method"], exchange, status, time.perf_counter() - started_s)

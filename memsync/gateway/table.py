@@ -123,7 +123,7 @@ BUILT = (
         takes=requests.KeyCreateRequest,
         answers=(replies.ApiKeyInfo,),
         status=201,
-        summary="Make an API key; its secret is shown in this answer only.",
+        summary="Make an API key; its secret is shown now and, in repeats, for ten minutes.",
     ),
     OperationRoute(
         method="GET",

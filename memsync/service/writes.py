@@ -44,10 +44,15 @@ class Intent(msgspec.Struct, frozen=True):
     record: RecordKey | None = None
 
 
-def intent_of(call: Call, scope: Scope, request: msgspec.Struct) -> Intent:
-    """The identity of a decoded request. Raises a 422 for values that the log cannot carry."""
+def intent_of(
+    call: Call, scope: Scope, request: msgspec.Struct, *, of_caller: bool = False
+) -> Intent:
+    """The identity of a decoded request; `of_caller` makes it that of its API key alone, so that
+    another's with the same operation key is another request. Raises a 422 for values that the log
+    cannot carry."""
+    caller = (call.caller.digest,) if of_caller else ()
     try:
-        packed = codec.pack((call.operation, request))
+        packed = codec.pack((call.operation, request, *caller))
     except (OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise codec.invalid("body", f"holds a value that cannot be stored: {error}") from error
     return Intent(scope, blake2b(packed, digest_size=16).digest())

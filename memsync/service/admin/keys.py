@@ -1,12 +1,12 @@
 """keys.create, keys.list and keys.revoke; what a new key belongs to is made where need be.
 
 Keys, projects and organisations are replicated records like memories. Of a key only the hash of its
-secret is stored; the secret is shown in the answer to its creation, and to a repeat of it.
+secret is stored; the secret is shown in the answer to its creation, and for a while to a repeat.
 
 A key's record is named by its scope and by the hash of its secret, and the secret follows from what
-every attempt of one creation has: the caller's own API key, a secret of the cell (neither is kept
-with the other anywhere) and the operation key. So attempts that do not know of each other make one
-key, whose ids all stand for it, and whoever repeats a creation is told the secret again.
+every attempt of one creation has: the caller's own API key, a secret of the cell and the operation
+key. So attempts that do not know of each other make one key, whose ids all stand for it, and a
+repeat after an answer that was lost is told the secret (decision 0031).
 """
 
 from __future__ import annotations
@@ -64,10 +64,10 @@ class Place(msgspec.Struct, frozen=True):
 
 
 async def create(parts: Parts, call: Call, body: bytes) -> Answer:
-    """POST /org/api-keys. A repeat is told the secret, too, if the first attempt was of the same
-    caller, and was made with the same secret of the cell."""
+    """POST /org/api-keys. A repeat within `KEY_RETOLD_S` is told the secret, too. What another
+    caller asks under the same operation key is another request."""
     request = answers.decode(body, KeyCreateRequest)
-    intent = writes.intent_of(call, _keys_scope(call), request)
+    intent = writes.intent_of(call, _keys_scope(call), request, of_caller=True)
 
     async def execute() -> Answer | StoredOperation:
         requests.check([*requests.key_problems(request), *_slug_problems(request)])
@@ -85,7 +85,7 @@ async def create(parts: Parts, call: Call, body: bytes) -> Answer:
             raise errors.OutcomeUnknown("the key was made, and is not here yet; ask again")
         info = _info(parts.directory, record, call.now_ms)
         secret = _secret_of(parts, call, intent, record)
-        return answers.answer(msgspec.structs.replace(info, key=secret), 201)
+        return answers.answer(msgspec.structs.replace(info, id=identifier, key=secret), 201)
 
     return await writes.once(parts, call, intent, replay=replay, execute=execute)
 
@@ -159,7 +159,9 @@ async def _write_key(
     )
     record = (await writes.publish(parts, call, intent, draft)).records[key]
     info = _info(parts.directory, record, call.now_ms)
-    info = msgspec.structs.replace(info, organisation=place.organisation_slug, key=secret)
+    info = msgspec.structs.replace(
+        info, id=identifier, organisation=place.organisation_slug, key=secret
+    )
     return answers.answer(info, 201)
 
 
@@ -178,7 +180,10 @@ def _secrets(parts: Parts, call: Call, intent: Intent, scope: Scope) -> Iterator
 
 
 def _secret_of(parts: Parts, call: Call, intent: Intent, record: Record) -> str | None:
-    """The secret of a key that this creation made; None where it follows from something else."""
+    """The secret of a key that this creation has just made; None where it is too long ago, or where
+    the secret follows from something else: from another secret of the cell, or from chance."""
+    if call.now_ms - _origin_of(record).created_at_ms > limits.KEY_RETOLD_S * 1000:
+        return None
     for secret in _secrets(parts, call, intent, record.scope):
         digest = ids.secret_hash(secret)
         if digest == _origin_of(record).hash:

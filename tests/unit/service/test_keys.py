@@ -184,6 +184,8 @@ async def test_attempts_that_do_not_know_of_each_other_make_one_key(
     first = await world.call("keys.create", body, **attempts[0])
     second = await twin.call("keys.create", body, **attempts[1])
     assert first.json["key"] == second.json["key"]
+    fixed = [int(attempt["Memsync_Ids"][:3]) for attempt in attempts if "Memsync_Ids" in attempt]
+    assert fixed in ([], [first.json["id"], second.json["id"]])
     await world.hear(twin)
     await twin.hear(world)
     for peer in (world, twin):
@@ -193,6 +195,7 @@ async def test_attempts_that_do_not_know_of_each_other_make_one_key(
         for attempt in attempts:
             again = await peer.call("keys.create", body, **attempt)
             assert again.json["key"] == first.json["key"]
+            assert again.json["id"] in (first.json["id"], second.json["id"])
     revoked = await world.call("keys.revoke", {"key_id": second.json["id"]})
     assert revoked.json["status"] == "revoked"
     assert revoked.json["id"] in (first.json["id"], second.json["id"])
@@ -218,7 +221,18 @@ async def test_a_secret_is_told_again_only_to_who_made_the_key(world: World) -> 
     again = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k")
     foreign = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k", key=other)
     assert again.json["key"] == first.json["key"]
-    assert (foreign.json["id"], foreign.json["key"]) == (first.json["id"], None)
+    assert (foreign.status, foreign.code) == (422, "IDEMPOTENCY_KEY_REUSED")
+    together = await asyncio.gather(
+        *(world.call("keys.create", {}, Idempotency_Key="at once", key=k) for k in (None, other))
+    )
+    assert sorted(reply.status for reply in together) == [201, 422]
+
+
+async def test_a_secret_is_told_again_for_a_while_only(world: World) -> None:
+    first = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k")
+    world.clock.advance(limits.KEY_RETOLD_S + 1)
+    again = await world.call("keys.create", {"name": "app"}, Idempotency_Key="k")
+    assert (again.json["id"], again.json["key"]) == (first.json["id"], None)
 
 
 async def test_an_idempotency_key_that_is_used_anew_makes_another_key(world: World) -> None:
