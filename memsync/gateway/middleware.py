@@ -63,45 +63,35 @@ class ErrorMapping:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self.app(scope, receive, send)
-        except errors.MemsyncError as error:
+        except (
+            Exception,
+            asyncio.CancelledError,
+        ) as raised:  # the top of a request: it is answered
             if scope["type"] != "http" or exchange_of(scope).status:
                 raise  # the answer is on its way already: the server ends the connection
-            answer = error_to_answer(error, exchange_of(scope).request_id)
-            await send_answer(scope, send, answer, closes=isinstance(error, errors.PayloadTooLarge))
-        except asyncio.CancelledError:  # the process ends, and does not wait for its requests
-            if scope["type"] == "http" and not exchange_of(scope).status:
-                ending = error_to_answer(_ending(exchange_of(scope)), exchange_of(scope).request_id)
-                await send_answer(scope, send, ending, closes=True)
-                return  # which ends this task, as it was asked to
-            raise
-        except Exception:  # the top of a request: whatever it was, its caller gets an answer
-            if scope["type"] != "http" or exchange_of(scope).status:
-                raise
             exchange = exchange_of(scope)
-            logger().exception(
-                "request.failed", route=exchange.route, request_id=exchange.request_id
-            )
-            await send_answer(scope, send, error_to_answer(_fault(exchange), exchange.request_id))
+            answer = error_to_answer(_meaning(raised, exchange), exchange.request_id)
+            closes = isinstance(raised, errors.PayloadTooLarge | asyncio.CancelledError)
+            await send_answer(scope, send, answer, closes=closes)
 
 
-def _fault(exchange: Exchange) -> errors.MemsyncError:
-    """What a fault of ours means to the caller: of a write it is not known what became."""
-    if exchange.is_write:
-        return errors.OutcomeUnknown(
-            "a fault inside memsync; repeat it with the same Idempotency-Key or client_ref",
-            retry_after_s=1.0,
-        )
-    return errors.Internal("a fault inside memsync; the log has the details")
-
-
-def _ending(exchange: Exchange) -> errors.MemsyncError:
-    """What it means to the caller that the process ends before there is an answer."""
-    if exchange.is_write:
-        return errors.OutcomeUnknown(
-            "this process is ending; repeat it with the same Idempotency-Key or client_ref",
-            retry_after_s=1.0,
-        )
-    return errors.Unavailable("this process is ending; ask again", retry_after_s=1.0)
+def _meaning(raised: BaseException, exchange: Exchange) -> errors.MemsyncError:
+    """What it means to the caller: of a write that was cut off it is not known what became."""
+    if isinstance(raised, errors.MemsyncError):
+        return raised
+    of_a_read: errors.MemsyncError
+    if isinstance(raised, asyncio.CancelledError):  # who ends a process waited long enough
+        why = "this process is ending"
+        of_a_read = errors.Unavailable(f"{why}; ask again", retry_after_s=1.0)
+    else:
+        why = "a fault inside memsync"
+        of_a_read = errors.Internal(f"{why}; the log has the details")
+        logger().exception("request.failed", route=exchange.route, request_id=exchange.request_id)
+    if not exchange.is_write:
+        return of_a_read
+    return errors.OutcomeUnknown(
+        f"{why}; repeat it with the same Idempotency-Key or client_ref", retry_after_s=1.0
+    )
 
 
 class AccessLog:

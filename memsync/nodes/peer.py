@@ -76,6 +76,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
     service: Service
     responder: Responder
     client: Client
+    cell_secret: str
 
 
 async def run(settings: PeerSettings, genesis: Genesis) -> None:
@@ -113,8 +114,7 @@ async def _live(node: Node, settings: PeerSettings, socket: Socket, stop: asynci
             tasks.create_task(_until_the_end(node.store.watch()), name="store"),
         ]
         http_stop = asyncio.Event()
-        secret = connection.cell_secret(settings.nats)
-        app = build_app(node.service, name=settings.name, secret=secret)
+        app = build_app(node.service, name=settings.name, secret=node.cell_secret)
         http = tasks.create_task(serve(app, sockets=[socket], stop=http_stop), name="http")
         telemetry.logger().info("peer.started", version=memsync.__version__)
         await stop.wait()
@@ -213,12 +213,12 @@ async def _node(
     following = _following(settings, engine, Following(results=results, shown=shown), chosen)
     recall = models.recall_with(recalling, store, index, ports.clock, following=following)
     engine.health.more["models"] = lambda: recalling.said(engine.members.others())
-    secret = connection.cell_secret(settings.nats)
-    service = Service(parts_of(engine, recall, blocks, cell_secret=secret), engine.health)
+    cell_secret = connection.cell_secret(settings.nats)
+    service = Service(parts_of(engine, recall, blocks, cell_secret=cell_secret), engine.health)
     responder = Responder(client, cell, settings.name, service)
     return Node(
         store=store, engine=engine, recalling=recalling, recall=recall, service=service,
-        responder=responder, client=client,
+        responder=responder, client=client, cell_secret=cell_secret,
     )  # fmt: skip
 
 

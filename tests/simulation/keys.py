@@ -26,11 +26,10 @@ class Keys:
         self.told: dict[int, list[Event]] = defaultdict(list)  # the answers that name each
         self.ends: dict[int, list[Fact]] = defaultdict(list)  # those who took it back
         for fact in facts.by_kind["key"]:
-            for event in fact.events:
-                if event.outcome == OK:
-                    self.told[event.answer["id"]].append(event)
-            told = sorted({e.answer["id"] for e in fact.events if e.outcome == OK})
-            self._first |= dict.fromkeys(told, told[0] if told else 0)
+            done = [event for event in fact.events if event.outcome == OK]
+            for event in done:
+                self.told[event.answer["id"]].append(event)
+                self._first[event.answer["id"]] = done[0].answer["id"]
         for fact in facts.by_kind["revoke"]:
             self.ends[self._known_by(fact.effect.targets[0])].append(fact)
 
